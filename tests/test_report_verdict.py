@@ -251,6 +251,35 @@ def test_a_tuning_whose_choice_is_not_the_highest_on_the_test_images_says_by_wha
     assert "Predict with Ours: fedprompt predict runs/mine/final IMAGES" in text and "--trial" not in text
 
 
+def test_after_a_tuning_the_settings_that_were_found_are_kept_or_searched_again(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.60, "ours": 0.63}), interval("ours", 0.01, 0.05, "zero", images=20)]
+    lines[0]["command"] |= {"name": "tune", "minutes": 4.0, "folder": "runs/my tune/final"}
+    assert "not that of seeds: fedprompt compare 'runs/my tune/best.toml' --seeds 1,2,3\n" in said(tmp_path, lines)
+    lines[0]["data"]["origins"] = {"splits": "drawn with the seed 1, 25% for testing"}
+    text = said(tmp_path, lines)
+    again = "--method ours --minutes 4 --out 'runs/my tune-2'"
+    assert f"hold more back: fedprompt tune {OWN} --set data.test_fraction=0.4 {again}" in text
+    assert f"then fedprompt tune {OWN[:-4]}clip-b16 {again}" in text
+    assert "fedprompt run" not in text
+    lines[0]["command"]["python"] = True
+    assert 'fp.train(..., **tuned.settings["ours"], seed=seed) for seed in (1, 2, 3)' in said(tmp_path, lines)
+
+
+def test_a_search_after_a_tuning_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.60, "ours": 0.63}), interval("ours", -0.05, -0.01, "zero")]
+    lines[0]["command"] |= {"name": "tune", "minutes": 4.0, "folder": "runs/mine/final"}
+    names = ",".join(recommended("single"))
+    assert f"fedprompt tune {OWN} --method {names} --minutes 30 --out runs/mine-2" in said(tmp_path, lines)
+    lines[0]["command"]["rounds"] = 30
+    next(line for line in lines if line["event"] == "trial" and line["trial"] == "ours")["rounds"] = 2
+    lines[0]["recipe"]["train"] = {"rounds": 2}
+    (tmp_path / "run.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for place, best in ((".", "../best.toml"), ("final", "best.toml"), ("moved/final", "moved/best.toml")):
+        assert f"found: fedprompt run {best} --set train.rounds=30" in " ".join(
+            verdict(read_run(tmp_path), folder=place).steps
+        )
+
+
 def test_the_time_that_was_given_is_kept_in_what_is_proposed(tmp_path: Path) -> None:
     lines = [*events({"zero": 0.60, "ours": 0.63}), interval("ours", 0.01, 0.05, "zero", images=20)]
     lines[0]["command"]["minutes"] = 7.5
@@ -283,7 +312,7 @@ def test_methods_that_have_run_are_not_proposed_again(tmp_path: Path) -> None:
         and f"--method {','.join(recommended('multi'))},ours" in text
     )
     lines[0]["command"]["name"] = "tune"
-    assert "fedprompt tune" not in said(tmp_path, lines)
+    assert "held-out training images" not in said(tmp_path, lines)
 
 
 def test_the_methods_to_try_first_are_those_with_the_largest_gains_on_small_sets() -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import fedprompt as fp
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
 from fedprompt.config.tuned import tuned_defaults
@@ -231,6 +232,29 @@ def test_the_written_recipe_trains_the_best_method_again_to_the_bit(folder: Path
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_the_folder_of_a_search_stands_for_its_final_run(folder: Path, said: str) -> None:
+    fp.load_dataset(train=1, test=1).source.open(0).save(folder / "new.png")
+    final = folder / "out" / "final"
+    assert call("predict", folder / "out", folder / "new.png") == call("predict", final, folder / "new.png")
+    assert fp.load_adapter(folder / "out", trial="promptfl").folder == final / "adapters" / "promptfl"
+    text, on = (" ".join(call("resume", folder / "out", *words, code=2).split()) for words in ((), ("--on", "ray")))
+    how = f"holds a search, which goes on with the same `fedprompt tune` command with --out {folder / 'out'} as before."
+    assert text == on == f"{folder / 'out'} {how}"
+    with pytest.raises(UserError, match=r"goes on with the same call of `fedprompt.tune` with out='.*out' as before"):
+        fp.resume(folder / "out", progress=False)
+    text = call("report", folder / "out", code=2)
+    assert text.strip().endswith(f"give the final run of this search, {final}.")
+
+
+def test_a_search_without_a_final_run_predicts_nothing_and_says_how_it_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "rounds.json").write_text("{}")
+    text = " ".join(call("predict", tmp_path, tmp_path / "rounds.json", code=2).split())
+    assert text == (
+        f"The final run in {tmp_path / 'final'} has not begun: {tmp_path} holds a search, which goes on with the same "
+        f"`fedprompt tune` command with --out {tmp_path} as before."
+    )
+
+
 def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(
     folder: Path, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +287,20 @@ def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folde
 @pytest.mark.parametrize(("trains_on_all", "name"), [(True, "Test"), (False, "Base")])
 def test_the_metric_of_a_search_is_named_as_in_runs(trains_on_all: bool, name: str) -> None:
     recipe = parse_recipe(RECIPE)
-    assert f"HM (harmonic mean of {name}, among all" in metric_of(recipe, trains_on_all=trains_on_all)
+    kind = "" if trains_on_all else "base "
+    assert f"HM (harmonic mean of {name}, among all {kind}classes, and Local, among a client's)" in metric_of(
+        recipe, trains_on_all=trains_on_all
+    )
+
+
+def test_local_of_a_search_is_named_as_in_its_final_run_where_clients_may_predict_all_classes(folder: Path) -> None:
+    said = tune(folder, "--method", "promptfl", "--set", "partition={rule='iid', clients=2}", out="iid")
+    meaning = read_run(folder / "iid" / "final").header.splits["local"]
+    among = "among all base classes, since every client may predict any of them"
+    assert among in meaning
+    for text in (said, (folder / "iid" / "tuning.md").read_text()):
+        words = " ".join(text.split())
+        assert f"HM (harmonic mean of Base, among all base classes, and Local, {among}; mean over clients" in words
 
 
 @pytest.mark.parametrize(
@@ -288,6 +325,33 @@ def test_bad_input_is_refused_in_a_sentence(words: tuple[str, ...], sentence: st
     text = tune(folder, *words, out="bad", code=2)
     assert sentence in " ".join(text.split())
     assert not (folder / "bad" / "search").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tune", "small.toml"),
+        ("compare", "small.toml"),
+        ("compare", "out/final"),
+        ("reproduce", "fedmvp/base-to-new", "--root", "."),
+    ],
+)
+def test_a_study_is_not_written_into_the_folder_of_a_run(
+    words: tuple[str, ...], folder: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    run = folder / "out" / "final"
+    before = sorted(run.iterdir())
+    text = " ".join(call(*words, "--out", "out/final", code=2).split())
+    assert text == (
+        "The folder out/final already holds a run; continue it with `fedprompt resume out/final`, or choose another "
+        "folder with --out."
+    )
+    assert sorted(run.iterdir()) == before
+    with pytest.raises(UserError, match=r"already holds a run.* or choose another folder with `out`"):
+        fp.tune("small.toml", out=run, progress=False)
+    with pytest.raises(UserError, match=r"already holds a run.* or choose another folder with `out`"):
+        fp.reproduce("fedmvp/base-to-new", root=".", out=run)
 
 
 def test_another_time_than_the_search_began_with_is_refused(folder: Path, said: str) -> None:

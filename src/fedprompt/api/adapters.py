@@ -27,7 +27,15 @@ from fedprompt.data.intake.path_tables import is_path_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural, worded
 from fedprompt.experiments.class_descriptions import check_distinct_texts
-from fedprompt.experiments.predict import candidates, find_unreadable, method_of, open_adapter, restore, thresholds
+from fedprompt.experiments.predict import (
+    candidates,
+    find_unreadable,
+    method_of,
+    open_adapter,
+    restore,
+    run_of,
+    thresholds,
+)
 from fedprompt.experiments.sample_images import png
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
@@ -372,7 +380,7 @@ def load_adapter(  # noqa: PLR0913  (where it lies, and what may have been given
         from fedprompt.api.hub import download
 
         folder, commit = download(os.fspath(place), revision=revision, token=token)
-    if trial is not None and not is_file(folder / "run.jsonl"):
+    if trial is not None and not is_file(run_of(folder) / "run.jsonl"):
         raise UserError(f"{folder} is an adapter, not a run, so it has no trials; leave `trial` out.")
     files = open_adapter(folder, trial=trial, trusted=(*given, *listed(trust_code, "trust_code")))
     return Adapter(files, clip=clip, given=given, revision=commit)

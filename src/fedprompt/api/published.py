@@ -13,6 +13,7 @@ from fedprompt.arguments import as_path, keyed, listed, require, whole
 from fedprompt.config.settings import setting
 from fedprompt.errors import plural, worded
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.records.output_folder import require_study_folder
 from fedprompt.studies import reproduce as published_experiments
 from fedprompt.studies.published import experiment, experiments, sets, source, targets
 from fedprompt.studies.sweep import run_all
@@ -74,6 +75,7 @@ def reproduce(  # noqa: PLR0913  (as the command of that name)
     require(name, str, "name", "give the name of an experiment, such as 'fedmvp/base-to-new'; published() lists them")
     about, place = experiment(name), as_path(root, "root")
     folder = as_path(out, "out") if out is not None else Path("runs") / "reproduce" / name
+    require_study_folder(folder)
     numbers = tuple(whole(seed, "seeds", least=0) for seed in listed(seeds, "seeds"))
     changes = [setting(key, value) for key, value in keyed(settings, "settings", SETTINGS).items()]
     with joined(callbacks, progress=progress) as listener:

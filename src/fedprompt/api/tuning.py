@@ -29,6 +29,7 @@ from fedprompt.experiments.context import RunCallbacks
 from fedprompt.file_system import is_file
 from fedprompt.methods import names
 from fedprompt.records.event_fields import CommandRecord
+from fedprompt.records.output_folder import FINAL, require_study_folder
 from fedprompt.studies.tune import Wanted
 from fedprompt.studies.tune_run import Tuned, search_and_train
 
@@ -157,8 +158,9 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     else:
         plan, given = plan_of_recipe(what, {**options, **changes}, clip=clip)
     folder, kept = output_folder(out, f"{plan.recipe.name}-tune")
+    require_study_folder(folder)
     wanted = Wanted(listed(methods, "methods"), limit, drawn)
-    command = CommandRecord(name="tune", folder=str(folder / "final") if kept is None else "", python=True)
+    command = CommandRecord(name="tune", folder=str(folder / FINAL) if kept is None else "", python=True)
     with joined(callbacks, progress=progress) as listener:
         found = search_and_train(
             plan.recipe, wanted, folder, origin=plan.origin, callbacks=listener, command=command, given=given

@@ -21,6 +21,7 @@ from fedprompt.cli.config import (
 )
 from fedprompt.cli.spread import spread_jobs
 from fedprompt.errors import UserError, plural
+from fedprompt.records.output_folder import require_study_folder
 
 if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
@@ -58,12 +59,13 @@ def compare(
     A recipe with [vary] is run with each of its settings. Folders of runs are not trained again: only the tables are
     written.
     """
-    from fedprompt.studies.compare import finished_runs, jobs, plan
-
     names = [*(recipes or ()), *(DEMO if demo else ())]
     if not names:
         raise UserError("Name recipes to compare, or give --demo for the embedded data sets.")
     folder = out or Path("runs") / ("compare-quick" if quick else "compare")
+    require_study_folder(folder)  # before the imports, which take seconds
+    from fedprompt.studies.compare import finished_runs, jobs, plan
+
     if finished := [Path(name) for name in names if (Path(name) / "run.jsonl").is_file()]:
         if len(finished) < len(names):
             raise UserError("Give either recipes or folders of runs, not both.")

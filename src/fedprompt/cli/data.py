@@ -10,6 +10,7 @@ import typer
 from fedprompt.cli.config import RAY, Spread, exit_without_results, finite, parse_seeds, runtime_setting
 from fedprompt.cli.spread import spread_jobs
 from fedprompt.errors import UserError, plural
+from fedprompt.records.output_folder import require_study_folder
 
 if TYPE_CHECKING:
     from fedprompt.studies.sweep import Job
@@ -128,6 +129,7 @@ def reproduce(
         raise UserError(f"Name the folder of the data sets: {about.command}")
     published.require_root(root)
     folder = out or Path("runs") / "reproduce" / name
+    require_study_folder(folder)
     changes = [*(settings or ()), *runtime_setting(on)]
     todo = published.jobs(about, root=root, out=folder, seeds=parse_seeds(seeds) if seeds else (), settings=changes)
     for caution in published.cautions(about, settings or ()):

@@ -18,6 +18,7 @@ from fedprompt.cli.config import (
     typed_command,
 )
 from fedprompt.errors import UserError
+from fedprompt.records.output_folder import FINAL, require_study_folder
 
 if TYPE_CHECKING:
     from fedprompt.studies.tune_run import Tuned
@@ -56,14 +57,15 @@ def tune(
     Test images are scored in the final run alone. Rates are those of `compare`, or the recipe's [tuning] grid; with
     --draws, Optuna draws from between the ends of that grid.
     """
-    # before the imports: a mistake in the recipe is refused without torch
+    # before the imports: a mistake in the recipe or the folder is refused without torch
     plan = load(recipe, [*(settings or ()), *runtime_setting(on)], opens=True)
+    folder = out or Path("runs") / f"{plan.recipe.name}-tune"
+    require_study_folder(folder)
     from fedprompt.api.progress import console_callbacks, plain_console
     from fedprompt.cli.console import print_results
     from fedprompt.studies.tune import Wanted
     from fedprompt.studies.tune_run import search_and_train
 
-    folder = out or Path("runs") / f"{plan.recipe.name}-tune"
     with console_callbacks(plain_console(), quiet=quiet) as callbacks:
         tuned = search_and_train(
             plan.recipe,
@@ -71,7 +73,7 @@ def tune(
             folder,
             origin=plan.origin,
             callbacks=callbacks,
-            command=typed_command("tune", recipe, settings, folder / "final", minutes=minutes),
+            command=typed_command("tune", recipe, settings, folder / FINAL, minutes=minutes),
         )
     if not quiet:
         _print(tuned)

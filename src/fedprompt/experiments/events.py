@@ -289,11 +289,16 @@ def rollback_warning(record: Round, partition: Partition) -> str:
     return f"Round {record.number}: {record.skipped}. The run goes on {without}."
 
 
+def may_predict_all(experiment: Experiment) -> bool:
+    """Whether every client may predict all classes that are trained on, whatever images it holds."""
+    dataset, shards = experiment.dataset, [shard for shard in experiment.partition.shards if shard.rows]
+    return bool(shards) and all(set(shard.classes) == set(dataset.base_of(shard.rows[0])) for shard in shards)
+
+
 def _local_meaning(experiment: Experiment, test_sets: Sequence[TestSet]) -> str:
     """What the column Local shows: clients' candidates may be all that are trained on, whatever images they hold."""
-    dataset, shards = experiment.dataset, [shard for shard in experiment.partition.shards if shard.rows]
-    same = bool(shards) and all(set(shard.classes) == set(dataset.base_of(shard.rows[0])) for shard in shards)
-    if same and any(one.split == "base" for one in test_sets):
+    dataset = experiment.dataset
+    if may_predict_all(experiment) and any(one.split == "base" for one in test_sets):
         title = figure_title("base", trains_on_all=not dataset.new)
         return LOCAL_AMONG_ALL.format("base " if dataset.new else "", title[:1].upper() + title[1:])
     return LOCAL[dataset.space.kind]

@@ -39,7 +39,7 @@ from fedprompt.methods.base import Method, open_classifier
 from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent, TrialEvent
-from fedprompt.records.output_folder import resuming
+from fedprompt.records.output_folder import final_folder, resuming, searching
 from fedprompt.records.reading import trial_label
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
@@ -58,9 +58,11 @@ CACHE_GB = 0.125  # memory for features of a batch, which a method may read more
 def open_adapter(place: Path, *, trial: str | None = None, trusted: Sequence[str] = ()) -> Adapter:
     """Read an adapter folder, or the adapter of a run's main trial or of `trial`; UserError if there is none.
 
+    Of a search for settings, it is the final run.
     `trusted` are the modules outside fedprompt that the adapter may name as its method.
     """
     require_folder(place, "give the folder of a run or of an adapter")
+    place = run_of(place)
     if not is_file(place / "run.jsonl"):
         return replace(load_adapter(place), trusted=tuple(trusted))
     run = read_run(place)
@@ -76,6 +78,14 @@ def open_adapter(place: Path, *, trial: str | None = None, trusted: Sequence[str
     return replace(load_adapter(folder), trusted=tuple(trusted))
 
 
+def run_of(place: Path) -> Path:
+    """The folder, or that of the final run if it holds a search for settings; UserError if that has not begun."""
+    final = final_folder(place)
+    if final is None or is_file(final / "run.jsonl"):
+        return final or place
+    raise UserError(f"The final run in {final} has not begun: {searching(place)}.")
+
+
 def unknown_trial(name: str, known: Collection[str], place: str = "") -> str:
     """The sentence about a trial that a run does not have."""
     names = ", ".join(known) or "not begun yet"
@@ -87,6 +97,7 @@ def introduction(place: Path, adapter: Adapter) -> tuple[str, ...]:
 
     Of an adapter outside a run, only the method.
     """
+    place = run_of(place)
     if not is_file(place / "run.jsonl"):
         return (f"{label_of(adapter)}, from the adapter {adapter.folder}.",)
     run = read_run(place)

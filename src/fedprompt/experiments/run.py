@@ -33,7 +33,7 @@ from fedprompt.experiments.trials import end_recorded, run_trial
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.records.event_fields import CommandRecord, ExpectedFigure
 from fedprompt.records.events import ChangesEvent, EndEvent, TrialEvent
-from fedprompt.records.output_folder import require_no_run
+from fedprompt.records.output_folder import require_no_run, require_no_search
 from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
@@ -157,6 +157,7 @@ def _test_sets(experiment: Experiment) -> tuple[TestSet, ...]:
 def changed_runtime(folder: Path, changes: Mapping[str, Any]) -> RuntimeTable:
     """The [runtime] of a run that is to be resumed, with changes; UserError for wrong ones, or if there is no run."""
     require_folder(folder, "give the folder of a run")
+    require_no_search(folder)
     recorded = load_recipe(folder / RECIPE).runtime
     return checked(RuntimeTable, {**recorded.model_dump(), **changes}, origin="[runtime]")
 

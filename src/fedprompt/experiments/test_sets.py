@@ -32,10 +32,8 @@ LOCAL = {
     "multi": "mAP for each client on its test images (those of its domain or that the partition gives it, else all), "
     "over that client's classes only: those that it may predict, whether or not its images have them; " + EQUALLY,
 }
-LOCAL_AMONG_ALL = (
-    "each client's test images, among all {}classes, since every client may predict any of them; "
-    f"{EQUALLY}, while {{}} takes all images together"
-)
+AMONG_ALL = "among all {}classes, since every client may predict any of them"
+LOCAL_AMONG_ALL = f"each client's test images, {AMONG_ALL}; {EQUALLY}, while {{}} takes all images together"
 UNSEEN_SETS = "test images of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
 
 

@@ -9,15 +9,36 @@ import tempfile
 from pathlib import Path
 
 from fedprompt.errors import UserError, option, wording
-from fedprompt.file_system import entries, obstacle
+from fedprompt.file_system import entries, is_file, obstacle
 
 # What a run that stopped before its first record leaves behind; hidden files count as well.
 BEGUN = frozenset({"run.jsonl", "recipe.toml", "partition.json", "annotation.safetensors", "federation.json"})
+FINAL = "final"  # folder of the final run of a search for settings, in the folder of the search
+ROUNDS = "rounds.json"  # in the folder of a search: its numbers of rounds, which a later call takes from there
 
 
 def resuming(path: Path) -> str:
     """How a run is continued, in a message."""
     return f"`fedprompt resume {path}`" if wording() == "shell" else f"`fedprompt.resume({str(path)!r})`"
+
+
+def final_folder(path: Path) -> Path | None:
+    """The folder of the final run of a search for settings; None if `path` holds no search."""
+    return path / FINAL if is_file(path / ROUNDS) and not is_file(path / "run.jsonl") else None
+
+
+def searching(path: Path) -> str:
+    """That a folder holds a search and how it goes on, in a message."""
+    call = f"`fedprompt tune` command with --out {path}"
+    if wording() != "shell":
+        call = f"call of `fedprompt.tune` with out={str(path)!r}"
+    return f"{path} holds a search, which goes on with the same {call} as before"
+
+
+def require_no_search(path: Path) -> None:
+    """Raise UserError if a folder holds a search, which is no run to resume."""
+    if final_folder(path) is not None:
+        raise UserError(f"{searching(path)}.")
 
 
 def require_no_run(path: Path) -> None:
@@ -34,9 +55,7 @@ def require_output_folder(path: Path) -> None:
     """Raise UserError unless a run can be written to a folder: it holds nothing, or does not exist and can be made."""
     what = obstacle(path, "folder")
     if what and what != "does not exist":
-        raise UserError(
-            f"The results cannot be written to {path}, which {what}; choose another folder with {option('out')}."
-        )
+        raise UserError(_not_written(path, what))
     if not what:
         require_no_run(path)
         other = [one.name for one in entries(path) if one.name not in BEGUN and not one.name.startswith(".")]
@@ -46,6 +65,19 @@ def require_output_folder(path: Path) -> None:
                 f"{option('out')}."
             )
     require_writable(path)
+
+
+def require_study_folder(path: Path) -> None:
+    """Raise UserError unless a study can be written to a folder: it may hold one that goes on, but no single run."""
+    what = obstacle(path, "folder")
+    if what and what != "does not exist":
+        raise UserError(_not_written(path, what))
+    require_no_run(path)
+    require_writable(path)
+
+
+def _not_written(path: Path, what: str) -> str:
+    return f"The results cannot be written to {path}, which {what}; choose another folder with {option('out')}."
 
 
 def require_output_file(path: Path, option: str) -> None:

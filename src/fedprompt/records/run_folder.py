@@ -26,7 +26,7 @@ from fedprompt.errors import UserError
 from fedprompt.file_system import obstacle, open_file, read_bytes, require_file, require_folder, too_large
 from fedprompt.records import vectors
 from fedprompt.records.events import BaseEvent, Event, parse_event
-from fedprompt.records.output_folder import require_no_run
+from fedprompt.records.output_folder import final_folder, require_no_run, require_no_search
 from fedprompt.text_files import json_text, load_json
 from fedprompt.updates import State
 
@@ -153,7 +153,9 @@ def _bare_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
     require_folder(folder, "give the folder of a run")
     if what := obstacle(path, "file"):
         why = "" if what == "does not exist" else f" that can be read, it {what}"
-        raise UserError(f"The folder {folder} holds no run.jsonl{why}; give the folder of a run.")
+        final = final_folder(folder)
+        fix = "the folder of a run" if final is None else f"the final run of this search, {final}"
+        raise UserError(f"The folder {folder} holds no run.jsonl{why}; give {fix}.")
     with open_file(path) as file:
         for number, line in enumerate(_lines(file, path), start=1):
             fields = _parse(line)
@@ -222,6 +224,7 @@ class RunFolder:
     def open(cls, path: Path) -> Self:
         """Lock the folder of a run that is to be resumed; an incomplete last line is removed."""
         require_folder(path, "give the folder of a run")
+        require_no_search(path)
         folder = cls(path)
         if folder._is_empty():
             folder.close()

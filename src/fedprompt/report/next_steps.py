@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -96,7 +97,11 @@ def proposals(run: Run, folder: str = "") -> Proposals:
 
 @dataclass(frozen=True)
 class Commands:
-    """The commands of a run, with the recipe and the settings that its user gave, and its folder."""
+    """The commands of a run, with the recipe and the settings that its user gave, and its folder.
+
+    After a tuning they train with the settings that it has found, of which it has written a recipe. Where the images or
+    the backbone are others than the search had, they search again.
+    """
 
     run: Run
     folder: str = ""
@@ -112,36 +117,37 @@ class Commands:
         return self._of("run", "--minutes", str(minutes))
 
     def all_rounds(self, rounds: int) -> str:
-        """`fedprompt run OUT/best.toml --set train.rounds=...`: the recipe that a tuning has written."""
-        best = str(Path(self.place).parent / "best.toml")
-        return shlex.join(["fedprompt", "run", best, "--set", f"train.rounds={rounds}"])
+        """`fedprompt run OUT/best.toml --set train.rounds=...`."""
+        return self._again(train__rounds=str(rounds))
 
     def other_clip(self) -> str:
         """The command that fetches a backbone, and the one that runs with it."""
-        again = self._of("run", *self._minutes, backbone__path="clip-b16")
+        again = self._anew(backbone__path="clip-b16")
         return f"fedprompt backbone fetch {REAL_CLIP} clip-b16 (on a machine with a network), then {again}"
 
     def other_template(self) -> str:
         """`fedprompt run RECIPE --set data.template=...`."""
-        return self._of("run", *self._minutes, data__template=TEMPLATE)
+        return self._again(data__template=TEMPLATE)
 
     def more_tests(self, share: float) -> str:
         """`fedprompt run RECIPE --set data.test_fraction=...`."""
-        return self._of("run", *self._minutes, data__test_fraction=str(share))
+        return self._anew(data__test_fraction=str(share))
 
     def evaluate(self, key: str, value: str) -> str:
         """`fedprompt run RECIPE --set evaluate.KEY=...`."""
-        return self._of("run", *self._minutes, **{f"evaluate__{key}": value})
+        return self._again(**{f"evaluate__{key}": value})
 
     def search(self, methods: Sequence[str]) -> str:
         """`fedprompt tune RECIPE --method ...`."""
         minutes = max(SEARCH_MINUTES, limit(self.run))  # a search needs more than a run
-        return self._of("tune", "--method", ",".join(methods), "--minutes", f"{minutes:g}")
+        return self._of("tune", "--method", ",".join(methods), "--minutes", f"{minutes:g}", *self._beside)
 
     def seeds(self) -> str:
         """`fedprompt compare RECIPE --seeds ...`."""
-        given = limit(self.run)
-        return self._of("compare", "--seeds", "1,2,3", **({"minutes": f"{given:g}"} if given else {}))
+        seeds, given = ("--seeds", "1,2,3"), limit(self.run)
+        if self._best:
+            return _command("compare", self._best, (), seeds, {})
+        return self._of("compare", *seeds, **({"minutes": f"{given:g}"} if given else {}))
 
     def predict(self, trial: TrialRecord) -> str:
         """`fedprompt predict RUN IMAGES`, with the trial if it is not the main one."""
@@ -158,15 +164,48 @@ class Commands:
         given = limit(self.run)
         return ("--minutes", f"{given:g}") if given else ()
 
+    @property
+    def _search(self) -> str:
+        """The folder of the search of which the run is the final one; empty for another run."""
+        return os.path.normpath(Path(self.place) / os.pardir) if is_tuning(self.run) else ""
+
+    @property
+    def _best(self) -> str:
+        """The recipe that a tuning has written, with the user's settings and those that it found; empty without one."""
+        return str(Path(self._search) / "best.toml") if self._search else ""
+
+    @property
+    def _beside(self) -> tuple[str, ...]:
+        """The folder of a search after this one, whose own may be the default; none if this run is of no search."""
+        return ("--out", f"{self._search}-2") if self._search else ()
+
+    def _again(self, **changes: str) -> str:
+        """The run again with changes; after a tuning with what it found, in the rounds that fitted."""
+        if self._best:
+            return _command("run", self._best, (), (), changes)
+        return self._of("run", *self._minutes, **changes)
+
+    def _anew(self, **changes: str) -> str:
+        """The run again with changes; after a tuning the whole search, which the changes may lead elsewhere."""
+        if not self._search:
+            return self._of("run", *self._minutes, **changes)
+        trained = ",".join(trial.name for trial in self.run.trials if trial.trains)
+        return self._of("tune", "--method", trained, *self._minutes, *self._beside, **changes)
+
     def _of(self, name: str, *words: str, **changes: str) -> str:
-        """`fedprompt NAME RECIPE --set ... WORDS`, where changes replace settings; dots of keys are given as "__"."""
+        """`fedprompt NAME RECIPE --set ... WORDS` with the recipe and the settings that the user gave."""
         command = self.run.header.command
         recipe, given = (command.recipe, command.settings) if command else (str(Path(self.place) / "recipe.toml"), ())
-        changed = {key.replace("__", "."): value for key, value in changes.items()}
-        kept = [one for one in given if one.partition("=")[0].strip() not in changed]
-        settings = [*kept, *(f"{key}={value}" for key, value in changed.items())]
-        options = [word for setting in settings for word in ("--set", setting)]
-        return shlex.join(["fedprompt", name, recipe, *options, *words])
+        return _command(name, recipe, given, words, changes)
+
+
+def _command(name: str, recipe: str, given: Sequence[str], words: Sequence[str], changes: Mapping[str, str]) -> str:
+    """`fedprompt NAME RECIPE --set ... WORDS`, where changes replace settings; dots of keys are given as "__"."""
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    kept = [one for one in given if one.partition("=")[0].strip() not in changed]
+    settings = [*kept, *(f"{key}={value}" for key, value in changed.items())]
+    options = [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["fedprompt", name, recipe, *options, *words])
 
 
 @dataclass(frozen=True)
@@ -182,7 +221,7 @@ class Calls:
 
     def all_rounds(self, rounds: int) -> str:
         """A longer `fp.tune(...)`."""
-        return f"fp.tune(..., minutes=...) with more minutes, or fp.train(..., rounds={rounds})"
+        return f"fp.tune(..., minutes=...) with more minutes, or fp.train(..., {self._found}rounds={rounds})"
 
     def other_clip(self) -> str:
         """`fp.load_clip(...)`."""
@@ -198,7 +237,7 @@ class Calls:
 
     def evaluate(self, key: str, value: str) -> str:
         """`fp.train(..., settings={"evaluate.KEY": ...})`."""
-        return f'fp.train(..., settings={{"evaluate.{key}": {value!r}}})'
+        return f'fp.train(..., {self._found}settings={{"evaluate.{key}": {value!r}}})'
 
     def search(self, methods: Sequence[str]) -> str:
         """`fp.tune(...)`."""
@@ -208,7 +247,7 @@ class Calls:
 
     def seeds(self) -> str:
         """`fp.compare([...])`."""
-        return "fp.compare([fp.train(..., seed=seed) for seed in (1, 2, 3)])"
+        return f"fp.compare([fp.train(..., {self._found}seed=seed) for seed in (1, 2, 3)])"
 
     def predict(self, trial: TrialRecord) -> str:
         """`run.adapter().predict(...)`, with the trial if it is not the main one."""
@@ -219,6 +258,12 @@ class Calls:
         command = self.run.header.command
         place = self.folder or (command.folder if command else "")
         return f"fp.resume({place!r}, clip=clip, data=data, clients=clients)" if place else ""
+
+    @property
+    def _found(self) -> str:
+        """The settings that a tuning has found for the main method, as arguments; empty for another run."""
+        main = self.run.main
+        return f"**tuned.settings[{json_text(main.name)}], " if is_tuning(self.run) and main is not None else ""
 
 
 def steps(found: Situation, commands: Proposals) -> Iterator[str]:
@@ -237,7 +282,7 @@ def steps(found: Situation, commands: Proposals) -> Iterator[str]:
     if found.direction is not None and found.images < FEW:
         yield _more_test_images(run, found.images, commands)
     if found.direction:
-        yield (f"The interval covers the choice of test images, not that of seeds: {commands.seeds()}")
+        yield f"The interval covers the choice of test images, not that of seeds: {commands.seeds()}"
     # The choice of a search is not made again by the test images.
     if (chosen := run.main if is_tuning(run) else found.best) is not None:
         yield f"Predict with {chosen.label}: {commands.predict(chosen)}"

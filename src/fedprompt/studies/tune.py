@@ -15,6 +15,7 @@ from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.records.event_fields import CommandRecord
+from fedprompt.records.output_folder import FINAL
 from fedprompt.records.reading import Run
 from fedprompt.studies.sweep import Job
 from fedprompt.studies.tune_results import METRIC, Result, Tried, default_settings, judge, trainable
@@ -77,7 +78,7 @@ class Tuning:
         main, *others = (self._tuned(result) for result in trainable(results))
         update = {"name": f"{self.recipe.name}-tuned", "method": main, "compare": (*others, *self.references)}
         recipe = self._in_time(self.recipe.model_copy(update=update), rounds)
-        return Job(recipe, self.out / "final", command=self.command, given=self.given)
+        return Job(recipe, self.out / FINAL, command=self.command, given=self.given)
 
     def best_recipe(self, results: Sequence[Result], rounds: int) -> Recipe:
         """The recipe that trains the best method alone, beside the references."""

@@ -14,6 +14,7 @@ from fedprompt.errors import UserError, plural, wording
 from fedprompt.experiments.intervals import held_out_replicates
 from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.experiments.model_card import LAST as LAST_ROUND
+from fedprompt.experiments.test_sets import AMONG_ALL, EQUALLY
 from fedprompt.ops.bootstrap import Floats, interval
 from fedprompt.records.reading import TrialRecord, figure_title
 from fedprompt.report.comparison import ComparisonCell
@@ -156,14 +157,19 @@ def kept_defaults(found: Sequence[Result], rounds: int) -> list[str]:
     return [said for result in found if (said := result.sentence(rounds))]
 
 
-def metric_of(recipe: Recipe, *, trains_on_all: bool) -> str:
-    """The metric of the search in words, and of which round."""
+def metric_of(recipe: Recipe, *, trains_on_all: bool, local_among_all: bool = False) -> str:
+    """The metric of the search in words, and of which round.
+
+    `local_among_all` says whether every client may predict all classes that are trained on.
+    """
     title = partial(figure_title, trains_on_all=trains_on_all)
     keep = recipe.train.keep
     metric = METRIC if keep == LAST else keep.removeprefix(BEST)
     name = title(metric)
     if metric == METRIC:
-        name += f" (harmonic mean of {title('base')}, among all classes, and {title('local')}, among a client's)"
+        kind = "" if trains_on_all else "base "
+        local = f"{AMONG_ALL.format(kind)}; {EQUALLY}" if local_among_all else "among a client's"
+        name += f" (harmonic mean of {title('base')}, among all {kind}classes, and {title('local')}, {local})"
     return f"{name} {'after the last round' if keep == LAST else 'of the best round'}"
 
 

@@ -15,13 +15,13 @@ from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.file_system import read_bytes
+from fedprompt.records.output_folder import ROUNDS
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.studies.tune import Tuning
 from fedprompt.text_files import json_text, load_json_object
 
 SEARCH = 2 / 3  # of the time goes to the search at most
 WEAK = 5  # rounds at each rate, below which a search says little
-ROUNDS = "rounds.json"  # in the output folder: the numbers of rounds, which a later call takes from there
 
 
 @dataclass(frozen=True)

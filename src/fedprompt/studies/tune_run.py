@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedprompt.config.recipe import Recipe
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.events import may_predict_all
 from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.reading import read_run
@@ -23,13 +24,15 @@ from fedprompt.studies.tune_rounds import Rounds, plan_rounds
 class Tuned:
     """A finished search with what it found for each method, and the run with the best settings of all.
 
-    `trains_on_all` says whether every class is trained on, for the names of figures.
+    `trains_on_all` says whether every class is trained on, and `local_among_all` whether every client may predict all
+    of those, for the names of figures.
     """
 
     tuning: Tuning
     results: tuple[Result, ...]
     rounds: Rounds
     trains_on_all: bool = False
+    local_among_all: bool = False
 
     @property
     def final(self) -> Path:
@@ -52,7 +55,7 @@ class Tuned:
     @property
     def caption(self) -> str:
         """What the table of the search shows."""
-        metric = metric_of(self.tuning.recipe, trains_on_all=self.trains_on_all)
+        metric = metric_of(self.tuning.recipe, trains_on_all=self.trains_on_all, local_among_all=self.local_among_all)
         return f"{metric} in percent, not to be compared with that of test images, of which none was scored."
 
     @property
@@ -105,7 +108,13 @@ def search_and_train(  # noqa: PLR0913  (what is tuned and where, and what a com
         if not job.done:
             run_job(job, callbacks=callbacks)
         results = grid_results(tuning, read_run(job.folder), labels)
-    tuned = Tuned(tuning, tuple(results), rounds, trains_on_all=not experiment.dataset.new)
+    tuned = Tuned(
+        tuning,
+        tuple(results),
+        rounds,
+        trains_on_all=not experiment.dataset.new,
+        local_among_all=may_predict_all(experiment),
+    )
     final = tuned.final_job
     check(final)
     tuned.write()

@@ -17,7 +17,7 @@ from fedprompt.data.in_memory import MemorySource
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import check_distinct_texts
-from fedprompt.experiments.predict import candidates, open_adapter, restore, thresholds
+from fedprompt.experiments.predict import candidates, open_adapter, restore, run_of, thresholds
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
@@ -65,7 +65,7 @@ class Adapters:
 
         Adapters of the same backbone share it. Raises UserError as `open_adapter` and `restore` do.
         """
-        wanted = [(place, trial) for place in places for trial in trials or (None,)]
+        wanted = [(run_of(place), trial) for place in places for trial in trials or (None,)]
         files = [open_adapter(place, trial=trial, trusted=trusted) for place, trial in wanted]
         clips: dict[str, Clip] = {}
         found: list[Opened] = []
