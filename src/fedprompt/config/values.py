@@ -37,7 +37,7 @@ OrNegative = Annotated[float, Signed()]  # declares to the conformance tests tha
 class Settings(BaseModel):
     """A model of settings in which every number is finite, unless its type is `OrInfinite`, and none is NaN.
 
-    Text is no number and no truth value, and these two are not each other, as in TOML.
+    A number given as text is refused, as is true or false where a number is wanted, and the reverse.
     """
 
     # "constants": a dump keeps infinity, which TOML has, instead of writing null
