@@ -112,13 +112,17 @@ def test_a_table_for_a_folder_or_a_folder_for_a_table_is_named_with_the_command_
     def refusal(recipe: str, path: Path) -> str:
         return sentence("partition", recipe, "-s", f'data.path="{path}"')
 
-    assert f"fedprompt run own_table {data_setting('path', str(several))}." in refusal("own_folder", several)
+    assert f"fedprompt run own_table {data_setting('path', str(several))}, with your other options." in refusal(
+        "own_folder", several
+    )
     found = refusal("own_folder", one)
-    assert f"own_folder --set data.source=class_table {data_setting('path', str(one))}." in found
+    assert f"own_folder --set data.source=class_table {data_setting('path', str(one))}, with" in found
     assert ".parquet files are not read by their path" in refusal("own_folder", tmp_path / "hub.parquet")
-    assert f"fedprompt run own_folder {data_setting('path', str(pictures))}." in refusal("own_table", pictures)
+    assert f"fedprompt run own_folder {data_setting('path', str(pictures))}, with" in refusal("own_table", pictures)
     one.unlink()
-    assert f"fedprompt run own_table {data_setting('path', str(several))}." in refusal("own_table", tmp_path)
+    assert f"fedprompt run own_table {data_setting('path', str(several))}, with your other options." in refusal(
+        "own_table", tmp_path
+    )
 
 
 def test_options_that_files_tell_are_those_of_the_constructors() -> None:

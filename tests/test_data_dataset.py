@@ -81,7 +81,7 @@ def test_examples_are_relabelled_to_their_candidates():
     assert examples.space.names == ("c", "b") and examples.targets.tolist() == [1, 0]
     assert examples.space.attributes == {"c": ("has legs",)} and examples.images.rows == (3, 2)
     assert len(examples) == 2 and make().examples(torch.tensor([0])).space == make().space
-    with pytest.raises(AssertionError, match="not among the candidates"):
+    with pytest.raises(UserError, match="is no candidate; add it, or leave out the row"):
         make().examples(torch.tensor([0]), (2, 1))
 
 

@@ -129,7 +129,7 @@ def test_an_image_of_several_clients_is_drawn_for_all_of_them_together() -> None
     assert (local.low, local.high) == pytest.approx((base.low, base.high))
     assert local.images == base.images == len(data.rows(split="test", classes=data.base, domains=data.seen_domains))
     assert (
-        "among all base classes, since every client may predict any of them; it differs from Base"
+        "among all base classes, since every client may predict any of them; mean over clients, "
         in dict(legend(run.records))["Local"]
     )
 
