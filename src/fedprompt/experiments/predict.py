@@ -108,8 +108,7 @@ def introduction(place: Path, adapter: Adapter) -> tuple[str, ...]:
 def label_of(adapter: Adapter) -> str:
     """The adapter's method as tables spell it."""
     name = adapter.card.method
-    known = name in methods.names()
-    return trial_label(name, name, methods.method_summary(methods.load(name))) if known else name
+    return trial_label(name, name, method_summary(methods.load(name))) if name in methods.names() else name
 
 
 def method_of(adapter: Adapter, find_method: FindMethod = methods.load) -> Block[Method]:

@@ -53,10 +53,7 @@ def require_no_run(path: Path) -> None:
 
 def require_output_folder(path: Path) -> None:
     """Raise UserError unless a run can be written to a folder: it holds nothing, or does not exist and can be made."""
-    what = obstacle(path, "folder")
-    if what and what != "does not exist":
-        raise UserError(_not_written(path, what))
-    if not what:
+    if _is_there(path):
         require_no_run(path)
         other = [one.name for one in entries(path) if one.name not in BEGUN and not one.name.startswith(".")]
         if other:
@@ -69,15 +66,19 @@ def require_output_folder(path: Path) -> None:
 
 def require_study_folder(path: Path) -> None:
     """Raise UserError unless a study can be written to a folder: it may hold one that goes on, but no single run."""
-    what = obstacle(path, "folder")
-    if what and what != "does not exist":
-        raise UserError(_not_written(path, what))
-    require_no_run(path)
+    if _is_there(path):
+        require_no_run(path)
     require_writable(path)
 
 
-def _not_written(path: Path, what: str) -> str:
-    return f"The results cannot be written to {path}, which {what}; choose another folder with {option('out')}."
+def _is_there(path: Path) -> bool:
+    """Whether a folder for results exists; UserError if something else than a folder is at its place."""
+    what = obstacle(path, "folder")
+    if what and what != "does not exist":
+        raise UserError(
+            f"The results cannot be written to {path}, which {what}; choose another folder with {option('out')}."
+        )
+    return not what
 
 
 def require_output_file(path: Path, option: str) -> None:
