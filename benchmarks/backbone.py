@@ -26,6 +26,12 @@ SIZES = {
         16,
         77,
     ),
+    "vit-l-14": (
+        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+        224,
+        14,
+        77,
+    ),
     "tiny": (
         {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
         32,

@@ -19,6 +19,7 @@ from statistics import median
 import torch
 
 from benchmarks.backbone import SIZES, make_clip, make_examples
+from benchmarks.compiling import compiling
 from benchmarks.data import jpegs
 from benchmarks.measure import Job, step_macs
 from fedprompt import methods
@@ -233,12 +234,19 @@ def schedule(bench: Bench, *, clients: int = 10, rounds: int = SCHEDULE) -> Figu
     yield f"FedTPG's schedule: {SCHEDULE} rounds at this rate (minutes)", spent / done * SCHEDULE / 60
 
 
+def compiled(bench: Bench) -> Figures:
+    """What `torch.compile` gains on the blocks of the image tower, and how long it takes."""
+    for what, value in compiling(size=bench.size, batch=bench.batch, device=str(bench.device)).items():
+        yield f"torch.compile, {what}", value
+
+
 PARTS: Mapping[str, Callable[[Bench], Figures]] = {
     "parity": parity,
     "steps": steps,
     "evaluation": evaluation,
     "decoding": decoding,
     "schedule": schedule,
+    "compile": compiled,
 }
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks import check_defaults, gpu
-from benchmarks.__main__ import WAYS, every_method, many_labels, memory, micro_batches, put, rows
+from benchmarks.__main__ import WAYS, every_method, many_labels, measured, memory, micro_batches, put, rows, together
 from benchmarks.backbone import MODES, make_clip, make_examples
+from benchmarks.compiling import compiling
 from benchmarks.coverage import coverage
 from benchmarks.data import decoding, index
-from benchmarks.measure import Job, measure
+from benchmarks.measure import Job, Result, measure
 from benchmarks.own_images import textures
 from benchmarks.precision import precision
 from benchmarks.predicting import predicting
@@ -55,6 +56,28 @@ def test_the_table_has_a_row_per_measurement_with_its_ratio():
     assert len(lines) == 4 and "| 1.00 |" in lines[2]
 
 
+def test_jobs_of_a_method_are_measured_in_turn_and_the_median_counts(monkeypatch):
+    done: list[Job] = []
+
+    def run(job: Job) -> Result:
+        done.append(job)
+        return Result(float(len(done)), (float(len(done)),), peak_gb=len(done) % 5, macs_per_second=1e9, macs=0)
+
+    monkeypatch.setattr("benchmarks.__main__.run", run)
+    text = measured("text-alone", dataclasses.replace(TINY, repeats=3))
+    assert [(job.method, job.mode) for job in done] == [
+        (name, mode) for name in ("promptfl", "fedtpg") for _ in range(3) for mode in WAYS
+    ]
+    assert all(job.repeats == 1 for job in done)
+    assert "| promptfl | train, 2 | 3 x 2 | ours | 4.000 | 1.00 |  |  | 4.0 GB |" in text  # of turns 1, 4 and 7
+    assert "| promptfl | train, 2 | 3 x 2 | cache off | 5.000 | 1.25 |" in text
+
+
+def test_of_two_turns_the_faster_one_counts():
+    slow, fast = (Result(seconds, (seconds,), peak_gb=seconds, macs_per_second=1, macs=0) for seconds in (3.0, 2.0))
+    assert together([slow, fast]) == dataclasses.replace(fast, peak_gb=3.0)
+
+
 def test_many_labels_are_measured_with_their_transport():
     found = {job: measure(job) for job in many_labels(TINY) if job.classes == 20}
     assert {job.mode for job in found} == set(MODES)
@@ -73,6 +96,16 @@ def test_an_index_is_built_and_opened_and_images_are_decoded(monkeypatch):
     monkeypatch.setattr("fedprompt.data.published.index.MIN_FILES", 0)  # small ones are not worth it otherwise
     found = index(12, classes=4) | decoding(2, ())
     assert len(found) == 5 and all(value >= 0 for value in found.values())
+
+
+def test_compiling_is_measured_in_turn_with_the_pass_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    called = []
+    monkeypatch.setattr(torch, "compile", lambda run: lambda tokens: called.append(1) or run(tokens))
+    found = compiling(size="tiny", batch=2, repeats=3)
+    assert len(called) == 2 * (1 + 3) and len(found) == 8
+    for what in ("without gradient", "with gradient"):
+        ratio = found[f"{what} (ms)"] / found[f"{what}, compiled (ms)"]
+        assert found[f"{what}: times as fast"] == pytest.approx(ratio)
 
 
 def test_predicting_is_measured_beside_the_tower_alone():
@@ -98,7 +131,8 @@ def test_the_script_for_gpus_runs_from_end_to_end_on_a_cpu(capsys: pytest.Captur
     assert "features, float32: largest difference from the CPU: 0" in capsys.readouterr().out
 
 
-def test_every_part_of_the_script_for_gpus_measures_something():
+def test_every_part_of_the_script_for_gpus_measures_something(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", lambda run: run)  # which takes a minute
     bench = gpu.Bench(torch.device("cpu"), "tiny", 2, time.perf_counter() + 1)
     parts = {**gpu.PARTS, "schedule": partial(gpu.schedule, clients=2, rounds=2)}
     found = {name: dict(part(bench)) for name, part in parts.items()}
