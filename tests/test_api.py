@@ -81,7 +81,7 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["backbones", "callbacks", "datasets", "training", "tuning"])
+@pytest.mark.parametrize("name", ["adapters", "backbones", "callbacks", "datasets", "results", "training", "tuning"])
 def test_examples_in_docstrings_run(name: str) -> None:
     found = doctest.testmod(importlib.import_module(f"fedprompt.api.{name}"))
     assert found.attempted and not found.failed

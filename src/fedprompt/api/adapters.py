@@ -198,7 +198,22 @@ def _warn_of(given: _Given) -> None:
 
 
 class Adapter:
-    """A trained adapter with the backbone that it belongs to, which is opened on the first prediction."""
+    """A trained adapter with the backbone that it belongs to, which is opened on the first prediction.
+
+    `run.adapter()` and `fp.load_adapter` give one.
+
+    Examples:
+        >>> import fedprompt as fp
+        >>> data = fp.load_dataset(train=2, test=2)
+        >>> clients = fp.partition(data, "iid", clients=2)
+        >>> run = fp.train("promptfl", fp.load_clip(), data, clients, rounds=1, progress=False)
+        >>> adapter = run.adapter()
+        >>> adapter.method, len(adapter.classes)
+        ('promptfl', 120)
+        >>> predicted = adapter.predict([data.source.open(0), data.source.open(1)], classes=["cat", "dog", "clock"])
+        >>> list(predicted.probabilities.shape)
+        [2, 3]
+    """
 
     def __init__(
         self,

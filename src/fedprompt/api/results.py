@@ -29,7 +29,26 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run: tables of what it recorded, its figures and report, and the adapters that it trained."""
+    """A run: tables of what it recorded, its figures and report, and the adapters that it trained.
+
+    `fp.train`, `fp.run`, `fp.resume` and `fp.read_run` give one. `scores`, `rounds` and `intervals` are tidy, with
+    values in [0, 1]; `table` is the report's, in percent. `records` has everything else, as typed values. What is read
+    from the run's folder raises UserError if the folder is gone or damaged.
+
+    Examples:
+        >>> import fedprompt as fp
+        >>> data = fp.load_dataset(train=2, test=2)
+        >>> clients = fp.partition(data, "iid", clients=2)
+        >>> run = fp.train("promptfl", fp.load_clip(), data, clients, rounds=1, compare="zeroshot", progress=False)
+        >>> run.trials
+        ('zeroshot', 'promptfl')
+        >>> run.table.index.tolist()
+        ['Zero-shot CLIP', 'PromptFL']
+        >>> len(run.rounds)
+        1
+        >>> sorted(fp.compare(run).columns)
+        ['column', 'run', 'seed', 'trial', 'value']
+    """
 
     def __init__(
         self,
@@ -211,7 +230,7 @@ ROUND_COLUMNS = ("trial", "round", "clients", "loss", "bytes_up", "seconds", "fa
 
 @worded("keywords")
 def read_run(folder: str | os.PathLike[str], /) -> Run:
-    """Open the folder of a run, finished or not; UserError if it is none."""
+    """Open the folder of a run, finished or not, made by `out=` or on the command line; UserError if it is none."""
     place = as_path(folder, "folder")
     require_folder(place, "give the folder of a run")
     run = Run(place)
@@ -223,6 +242,7 @@ def read_run(folder: str | os.PathLike[str], /) -> Run:
 def compare(runs: Run | str | os.PathLike[str] | Sequence[Run | str | os.PathLike[str]], /) -> pandas.DataFrame:
     """Figures of several runs of the same methods, tidy: run, seed, trial, column and value in [0, 1].
 
+    `runs` is a run, its folder, or several of them. Raises UserError if there is none, or one is given twice.
     `table.pivot_table(index="trial", columns="column", values="value", aggfunc=["mean", "std"])` gives means and
     standard deviations over seeds.
     """

@@ -41,7 +41,10 @@ NEEDS = "tune takes a recipe, or a method with what it is trained on: tune(metho
 
 
 class Tuning:
-    """A search for settings: what it tried and found, and the run with the best settings of every method."""
+    """A search for settings: what it tried and found, and the run with the best settings of every method.
+
+    `fp.tune` gives one. `table` has every point that was tried, `settings` what is kept per method, `remarks` why.
+    """
 
     def __init__(self, found: Tuned, run: Run) -> None:
         self._found = found

@@ -48,7 +48,11 @@ class Spoken(type(BaseModel)):  # type: ignore[misc]
 
 
 class Recipe(Table, metaclass=Spoken):
-    """One experiment: a main method and others to compare it with, on the same data, partition and seed."""
+    """One experiment: a main method and others to compare it with, on the same data, partition and seed.
+
+    Its fields are the keys and tables of a recipe's TOML file (docs/recipes.md). Raises UserError for unknown keys,
+    wrong types and values out of range. `fp.run(recipe)` runs it.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", description="name of the run and of its folder")
     about: str = Field("", description="one sentence for the report")

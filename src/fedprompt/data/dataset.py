@@ -19,7 +19,11 @@ from fedprompt.errors import UserError, did_you_mean, plural
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Images with targets over one list of candidate classes: what a client trains on and what is evaluated."""
+    """B images with targets over C candidate classes: what a client trains on and what is evaluated.
+
+    `dataset.examples(rows, classes)` makes them. `targets` are int64 [B], positions in `space.names`; with several
+    labels per image int8 [B, C]: 1 present, 0 absent, -1 unknown.
+    """
 
     images: Images
     targets: Tensor  # [B] int64 positions in space.names, or [B, C] int8 in {1, 0, -1 unknown}

@@ -87,7 +87,10 @@ class JoinedSource:
 
 @dataclass(frozen=True)
 class Images:
-    """Rows of one source, each as stored or mirrored left to right."""
+    """Rows of one source, each as stored or mirrored left to right. Iterating decodes them one by one, to RGB.
+
+    `mirrored` is empty, which mirrors none, or has a value per row. Decoding raises UserError naming the image.
+    """
 
     source: ImageSource
     rows: tuple[int, ...]

@@ -44,7 +44,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Partition:
-    """The shards of all clients; client i holds `shards[i]`. `warnings` are whole sentences for the user."""
+    """The shards of all clients; client i holds `shards[i]`. `warnings` are whole sentences for the user.
+
+    `rule` and `seed` say how it was made; the same data, rule, options and seed give the same shards.
+    """
 
     rule: str
     seed: int
