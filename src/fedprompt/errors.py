@@ -108,6 +108,12 @@ def untested(names: Sequence[str], classes: int, most: int = SHOWN_NAMES) -> str
     )
 
 
+def series(names: Iterable[str]) -> str:
+    """The names as in a sentence: "a", "a and b", "a, b and c"."""
+    *first, last = [*names] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def plural(count: int, word: str, *, many: str = "") -> str:
     """A number with what it counts: "1 client", "1,744 images", "2 classes"; `many` is an irregular plural."""
     regular = f"{word}es" if word.endswith(("s", "x", "ch", "sh")) else f"{word}s"

@@ -24,7 +24,7 @@ from fedprompt.data.quality import quality_warnings
 from fedprompt.data.sources.huggingface import undecoded
 from fedprompt.data.table_source import TableSource
 from fedprompt.demo import SOURCES as EMBEDDED
-from fedprompt.errors import UserError, a, did_you_mean, worded
+from fedprompt.errors import UserError, a, did_you_mean, series, worded
 from fedprompt.experiments.clients import Clients
 from fedprompt.file_system import is_file
 
@@ -191,7 +191,7 @@ def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[M
                 f"name it, as in load_dataset(table, {what}={known[0]!r})."
             )
     if twice := next((one for one in chosen if list(chosen.values()).count(chosen[one]) > 1), None):
-        both = " and ".join(f"the {what}s" for what in chosen if chosen[what] == chosen[twice])
+        both = series(f"the {what}s" for what in chosen if chosen[what] == chosen[twice])
         raise UserError(f"The column {chosen[twice]!r} cannot hold {both} at once; name a column for each.")
     return chosen, {name: value for name, value in options.items() if name not in usual}
 

@@ -12,7 +12,7 @@ import typer
 
 from fedprompt.cli.config import Settings, TrustCode, backbone_side, load
 from fedprompt.config.recipe import bundled_recipes, load_recipe
-from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.errors import UserError, did_you_mean, plural, series
 from fedprompt.file_system import is_file, is_folder
 from fedprompt.text_files import data_setting, json_text
 
@@ -163,7 +163,7 @@ def _plan(what: str, settings: list[str], trust_code: list[str] | None) -> Plan:
     names = sources_of(path)
     place = f"path = {json_text(str(path), ascii_only=False)}"
     if len(names) != 1:
-        some = f"may be read by {' and '.join(names)}" if names else "is in no form that a source recognises"
+        some = f"may be read by {series(names)}" if names else "is in no form that a source recognises"
         raise UserError(
             f"{what} {some}; say which source is meant with "
             f"fedprompt check {TEMPLATE} --set 'data={{source = \"NAME\", {place}}}'."

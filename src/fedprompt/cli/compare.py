@@ -20,7 +20,7 @@ from fedprompt.cli.config import (
     runtime_setting,
 )
 from fedprompt.cli.spread import spread_jobs
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, plural, series
 from fedprompt.records.output_folder import require_study_folder
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def compare(
             raise UserError("Give either recipes or folders of runs, not both.")
         ignored = {"--seeds": seeds, "--tune": tune, "--quick": quick, "--vary": groups, "--set": settings, "--on": on}
         if given := [name for name, value in ignored.items() if value]:
-            options = " and ".join(given)
+            options = series(given)
             typer.echo(f"Folders of runs are not trained again, so {options} had no effect.", err=True)
         _write({"runs": {"": _joined(finished)}}, folder)
         exit_without_results(finished)

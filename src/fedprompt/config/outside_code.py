@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fedprompt.config.recipe import Recipe, checked
 from fedprompt.config.recipe_tables import ServerTable, TrainTable
-from fedprompt.errors import UserError, wording
+from fedprompt.errors import UserError, series, wording
 
 # What stands in the recipe of a run for objects given from Python; both only say so.
 GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
@@ -47,7 +47,7 @@ def require_trusted(names: Iterable[str], trusted: Sequence[str], *, place: str)
     others = [one for one in modules if not any(one == own or one.startswith(f"{own}.") for own in trusted)]
     if others:
         raise UserError(
-            f"{place} names code outside fedprompt that would run, in {' and '.join(map(repr, others))}; if you know "
+            f"{place} names code outside fedprompt that would run, in {series(map(repr, others))}; if you know "
             f"and trust it, add: {_trusting(others)}"
         )
 

@@ -16,7 +16,7 @@ from fedprompt.data.decode_workers import Workers
 from fedprompt.data.images import Images, ImageSource, OnStep
 from fedprompt.data.intake.label_cells import UNKNOWN
 from fedprompt.data.near_duplicates import perceptual_hash
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, plural, series
 
 BATCH = 16  # images that a process opens at a time
 
@@ -145,7 +145,7 @@ def _contradictions(dataset: Dataset, copies: Iterable[tuple[int, ...]]) -> Iter
         targets = dataset.targets[list(rows)].reshape(len(rows), -1)  # [R, 1] or [R, C]
         known = torch.where(targets == UNKNOWN, targets.max(dim=0).values, targets)
         if bool((known != known[0]).any()):
-            where = " and ".join(f"{dataset.source.describe(row)} ({_label(dataset, row)})" for row in rows)
+            where = series(f"{dataset.source.describe(row)} ({_label(dataset, row)})" for row in rows)
             yield Problem("labels", rows, f"The same image has different labels: {where}; keep the right one.")
 
 

@@ -16,7 +16,7 @@ from fedprompt.deploy.certificates import (
 )
 from fedprompt.deploy.identity import NODE, make_site_keys
 from fedprompt.deploy.settings import DEPLOYMENT, SITE, Deployment, Roster, SiteFile, load_deployment, load_site, save
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, series
 from fedprompt.file_system import entries
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
@@ -104,7 +104,7 @@ def init_site(folder: Path) -> Path:
     site = load_site(folder)
     if more := sorted(entry.name for entry in entries(folder) if entry.name not in SENT):
         raise UserError(
-            f"{folder} holds more than {' and '.join(SENT)}: {', '.join(more[:8])}. If keys were made here before, the "
+            f"{folder} holds more than {series(SENT)}: {', '.join(more[:8])}. If keys were made here before, the "
             "site has them (new ones: fedprompt site rotate). Delete all that was sent to you."
         )
     if peers := ", ".join(sorted(site.roster.sites)):

@@ -19,7 +19,7 @@ from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import bundled
 from fedprompt.descriptions.phrases import content_stems
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, series
 from fedprompt.file_system import is_file, require_file
 from fedprompt.methods.base import Reads
 from fedprompt.seeding import numpy_stream
@@ -180,7 +180,7 @@ def describe_origin(dataset: Dataset, table: DescriptionsTable, reads: Reads) ->
     if counts:
         said.append("attributes of " + ", ".join(f"{file} ({_classes(count)})" for file, count in counts.items()))
         same = (names for one in chosen for names in _with_equal_attributes(one.attributes))
-        said += [f"the same attributes for {' and '.join(map(repr, names))}" for names in same]
+        said += [f"the same attributes for {series(map(repr, names))}" for names in same]
     if missing:
         said.append(f"no attributes for {_classes(len(missing))}, for example {missing[0]!r}")
     if conditions:

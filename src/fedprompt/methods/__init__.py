@@ -12,7 +12,7 @@ from fedprompt.clip.backbone import Family
 from fedprompt.clip.prompts import TEMPLATE
 from fedprompt.config.blocks import option_parameters
 from fedprompt.config.method_files import method_files, unknown_method
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, series
 from fedprompt.methods.base import Method
 
 
@@ -42,7 +42,7 @@ def require_method(value: object) -> type[Method]:
     if not (inspect.isclass(value) and issubclass(value, Method)):
         raise UserError(f"A method is a name, a class derived from fedprompt.Method, or a table, not {value!r}.")
     if lacking := sorted(getattr(value, "__abstractmethods__", ())):
-        raise UserError(f"{value.__name__} does not define {' and '.join(lacking)}, which every method must define.")
+        raise UserError(f"{value.__name__} does not define {series(lacking)}, which every method must define.")
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedprompt.errors import series
 from fedprompt.records.events import RoundEvent
 from fedprompt.records.reading import Run, TrialRecord
 
@@ -87,6 +88,6 @@ def stopped_early(run: Run) -> Iterator[str]:
         if trial.about.status == run.stopped and trial.about.rounds
     ]
     missing = [name for name in run.planned if name not in {trial.name for trial in run.trials}]
-    left = [f"{' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} not begun"] if missing else []
+    left = [f"{series(missing)} {'has' if len(missing) == 1 else 'have'} not begun"] if missing else []
     how = "was interrupted" if run.stopped == "interrupted" else "ended with an error"
     yield f"The run {how}: {'; '.join((*cut, *left))}." if cut or left else f"The run {how}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from fedprompt.errors import series
 from fedprompt.records.event_fields import ClassDecisions
 from fedprompt.records.events import MistakesEvent
 
@@ -68,7 +69,7 @@ def alike(decided: Sequence[tuple[str, ...]]) -> str:
     labels, count = Counter(decided).most_common(1)[0]
     if count < ALIKE * len(decided):
         return ""
-    same = " and ".join(labels) or "none of the classes"
+    same = series(labels) or "none of the classes"
     return (
         f"{count:,} of {len(decided):,} images are predicted as {same}. Unless "
         "most of them are, the predictions have collapsed: check some by hand before you use them."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from fedprompt.errors import series
 from fedprompt.records.reading import Run, TrialRecord
 
 
@@ -19,7 +20,7 @@ def equal_figures(run: Run) -> Iterator[str]:
 
 
 def _sentence(run: Run, group: Sequence[TrialRecord]) -> str:
-    names = " and ".join(trial.label for trial in group)
+    names = series(trial.label for trial in group)
     one = next((trial for trial in group if trial in (run.reference, run.main)), group[0])
     others = [trial for trial in group if trial != one]
     known = {other.name: _changed(run, one, other) for other in others}
@@ -37,8 +38,8 @@ def _sentence(run: Run, group: Sequence[TrialRecord]) -> str:
     if not differing:
         return f"The figures of {names} are equal; whether their predictions differ is not recorded."
     if run.header.metric == "accuracy":
-        return f"{names} have the same accuracy, though {' and '.join(differing)} predictions differ."
-    return f"{names} have the same figures, though the scores of {' and '.join(differing)} images differ."
+        return f"{names} have the same accuracy, though {series(differing)} predictions differ."
+    return f"{names} have the same figures, though the scores of {series(differing)} images differ."
 
 
 def _changed(run: Run, first: TrialRecord, second: TrialRecord) -> tuple[int, int] | None:

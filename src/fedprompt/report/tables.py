@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedprompt.errors import series
 from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import IntervalEvent
 from fedprompt.records.outcome import shown_name
@@ -90,7 +91,7 @@ def interval_note(run: Run) -> str:
     if not lacking:
         return ""
     return (
-        f"{' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no interval: clients answer with a figure, "
+        f"{series(lacking)} {'has' if len(lacking) == 1 else 'have'} no interval: clients answer with a figure, "
         "not with a prediction per image to draw from."
     )
 

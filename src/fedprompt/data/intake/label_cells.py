@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from fedprompt.data.intake.class_names import class_number, is_measure, normal_name
 from fedprompt.data.intake.report import Mistakes
+from fedprompt.errors import series
 from fedprompt.text_files import data_setting
 
 MISSING = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "Null", "NaT", "<NA>", "N/A", "#N/A", "n/a"})
@@ -117,7 +118,7 @@ def _blank_between(texts: Sequence[str], known: set[str], place: str) -> tuple[s
 def _form(between: str, *, listed: bool, texts: bool) -> str:
     name = OTHERS.get(between, repr(between) if between not in ("", "none") else "")
     words = f"names between {name}" if name else "names between semicolons or bars"
-    return " and ".join(part for part, there in (("lists", listed), (words, texts)) if there) or "no labels"
+    return series(part for part, there in (("lists", listed), (words, texts)) if there) or "no labels"
 
 
 def _as_list(cell: object) -> list[object] | None:

@@ -25,7 +25,7 @@ from fedprompt.data.intake.splits import LEFT_OUT, mentions_split
 from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.layouts.coco_json import CocoFile, Regions, located, read_file, shared_names
 from fedprompt.data.splits import STRATIFIED_ORIGIN, draw_stratified_splits
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, series
 from fedprompt.file_system import files_below, open_file, require_folder
 
 PROBED = 20  # JSON files that are looked into for whether a folder holds COCO annotations
@@ -140,7 +140,7 @@ def _given(folder: DatasetFolder, files: Mapping[str, str]) -> Annotations:
         folder.find([file], f"The annotations of {split}")
     if len(files) > 1 and "test" not in files:
         files = {"test" if split == "val" else split: file for split, file in files.items()}
-    return Annotations(files, f"the files {' and '.join(files.values())}" if len(files) > 1 else "")
+    return Annotations(files, f"the files {series(files.values())}" if len(files) > 1 else "")
 
 
 def _find_annotations(root: Path, declared: Mapping[str, str] | None) -> Annotations:

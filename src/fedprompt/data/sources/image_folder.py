@@ -25,7 +25,7 @@ from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name, says_not
 from fedprompt.data.intake.tables import is_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_test_splits, drawn_origin
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, plural, series
 from fedprompt.text_files import data_setting
 
 DEPTHS = {"classes": 2, "domains": 3}  # path parts of an image below the root (or below a split folder)
@@ -154,7 +154,7 @@ def _beside(root: Path) -> tuple[str, ...]:
     if not others:
         return ()
     return (
-        f"{root} is read alone and a test split is drawn from it, but {' and '.join(others)} lies beside it; give "
+        f"{root} is read alone and a test split is drawn from it, but {series(others)} lies beside it; give "
         f"{whole.parent} to use the splits that are there.",
     )
 
@@ -215,7 +215,7 @@ def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
     if set(depths) == {1}:
         raise UserError(f"{root} holds images and no class folders; {_where_labels_are(root)}.")
     if len(depths) > 1 or not depths.keys() <= set(DEPTHS.values()):
-        shown = " and ".join(depths[depth] for depth in sorted(depths))
+        shown = series(depths[depth] for depth in sorted(depths))
         raise UserError(
             f"It is not clear which folders of {root} are classes, with images at {shown}; "
             "put all of them into <class>/ or all into <domain>/<class>/."
