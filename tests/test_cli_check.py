@@ -257,6 +257,13 @@ def test_problems_of_images_are_shown_with_a_total(tmp_path: Path) -> None:
     assert len(found["problems"]) == 24 and found["intake"]["images"] == 6 and not found["ok"]
 
 
+def test_classes_that_a_run_refuses_are_a_problem(tmp_path: Path) -> None:
+    distinct(images(tmp_path, "Birds", "birds", "cat", each=4))
+    sentence = "The classes 'Birds' and 'birds' are one to the backbone"
+    assert sentence in call("check", "own_folder", "-s", f"data.path={tmp_path}", "-s", "backbone.path=demo", code=2)
+    assert sentence in call("run", "own_folder", "-s", f"data.path={tmp_path}", *RUN, "--out", tmp_path / "r", code=2)
+
+
 # Runs
 
 

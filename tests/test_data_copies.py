@@ -12,7 +12,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from fedprompt.data.copies import same_content
+from fedprompt.data.copies import same_content, with_same_names
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.problems import find_problems, scan_images
@@ -172,3 +172,36 @@ def test_the_same_image_with_two_labels_is_a_problem_with_both_paths(tmp_path: P
     (problem,) = find_problems(data, scan_images(data.source, range(len(data.source))))
     assert problem.kind == "labels" and "fruit/tomato.bmp (fruit)" in problem.message
     assert "vegetable/red.bmp (vegetable)" in problem.message
+
+
+def test_same_names_join_copies_and_what_they_are_copies_of() -> None:
+    files = ["grey/1.png", "colour/1.jpg", "colour/2.jpg", "blurred/2.jpg", "blurred/3.jpg"]
+    assert with_same_names((), files) == (0, 0, 2, 2, 4)
+    assert with_same_names((0, 1, 2, 3, 1), files) == (0, 0, 2, 2, 0)  # the last one has the bytes of colour/1.jpg
+
+
+@pytest.mark.parametrize("reader", ["image_folder", "class_table", "label_table"])
+def test_files_of_one_name_are_drawn_together_on_request(reader: str, tmp_path: Path) -> None:
+    for domain, shift in (("grey", 100), ("colour", 0)):
+        for number in range(COUNT):
+            path = tmp_path / "data" / domain / "cat" / f"{number:02}.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (2, 2), (number, shift, 9)).save(path, "BMP")
+    paths = sorted(path.relative_to(tmp_path / "data").as_posix() for path in (tmp_path / "data").rglob("*.bmp"))
+    table = tmp_path / "labels.csv"
+    head, cell = ("image,label", "cat") if reader == "class_table" else ("image,cat", "1")
+    table.write_text("\n".join([head, *(f"{path},{cell}" for path in paths)]))
+
+    def apart(*, together: bool) -> int:
+        if reader == "image_folder":
+            data = image_folder(path=tmp_path / "data", names_together=together)
+        else:
+            read = class_table if reader == "class_table" else label_table
+            data = read(path=table, images=tmp_path / "data", names_together=together)
+        splits: dict[str, set[str]] = {}
+        for row, split in enumerate(data.splits):
+            splits.setdefault(Path(data.source.describe(row)).stem, set()).add(split)
+        assert set(data.splits) == {"train", "test"} and len(splits) == COUNT
+        return sum(len(own) > 1 for own in splits.values())
+
+    assert apart(together=True) == 0 < apart(together=False)

@@ -88,6 +88,10 @@ def test_attributes_and_conditions_beside_the_table_are_read(tmp_path):
         ('image,dog\n0.ppm,"1\n', "this is not CSV"),
         ("image,dog\n", "has no rows"),
         ("image,labels\n0.ppm,\n", "has no labels"),
+        (
+            "image,label,indoor\n0.ppm,cat,1\n1.ppm,dog,1\n2.ppm,cow,0\n3.ppm,hen,1\n",
+            r"the column 'label' looks like the labels, and 'indoor' like .*columns.labels=label.*ignore=\[\"label\"\]",
+        ),
     ],
 )
 def test_a_wrong_cell_is_named(tmp_path, text, sentence):

@@ -197,7 +197,9 @@ def test_a_run_warns_of_near_duplicates_in_its_test_part_and_of_classes_that_are
     assert near.startswith("1 image that is not for training looks almost like a training image") and "copy.png" in near
     assert untested == "1 of 3 classes has no test image, so nothing is known about it: unicorn."
     assert thin == "1 of 3 classes has only one or two test images, which say little: dog (2)."
-    assert set(said.warned) <= set(read_run(tmp_path / "run").header.data.notes), "for the report"
+    data = read_run(tmp_path / "run").header.data
+    assert set(said.warned) <= set(data.notes), "for the report"
+    assert (data.near_duplicates, data.near_of_same_name) == (1, 0), "for the verdict and the model card"
 
 
 def test_a_run_that_hashes_no_images_says_what_looks_for_near_duplicates(

@@ -236,7 +236,9 @@ def test_a_tuning_without_time_for_all_rounds_says_so_with_what_trains_them(tmp_
     assert "of 30 rounds" not in said(tmp_path, lines)
     lines[0]["command"]["rounds"] = 30
     text = said(tmp_path, lines)
-    assert "Ours had 3 of 30 rounds, as many as fitted into the time beside the search." in text
+    assert (
+        "Ours had 3 of 30 rounds, as many as were planned, from the first training steps, to fit into the time" in text
+    )
     assert "that were found: fedprompt run runs/mine/best.toml --set train.rounds=30" in text
 
 
@@ -360,7 +362,47 @@ def test_labels_that_are_never_predicted_are_named_with_the_threshold(tmp_path: 
         "At the threshold 0.19, fitted on training images, 2 of 3 labels are never predicted on the test images: "
         "bluish, bright (see" in text
     )
-    assert "never predicted" not in said(tmp_path, [*lines, event]), "with one label there is no threshold"
+    assert "At the threshold" not in said(tmp_path, [*lines, event]), "with one label there is no threshold"
+
+
+@pytest.mark.parametrize(
+    ("rights", "text"),
+    [
+        ([9, 0, 0, 3], "2 of 4 classes are never predicted rightly for any of their images, 1 of them never predicted"),
+        ([9, 2, 0, 3], "1 of 4 classes is never predicted rightly for its images: car (see"),
+        ([9, 2, 1, 3], ""),
+    ],
+)
+def test_classes_that_are_never_recognised_are_named(rights: list[int], text: str, tmp_path: Path) -> None:
+    lines = events({"zero": 0.5, "ours": 0.6})
+    classes = [
+        {"name": name, "images": 10, "predicted": right + (name == "dog"), "right": right}
+        for name, right in zip(FOUR, rights, strict=True)
+    ]
+    lines.append({"event": "mistakes", "trial": "ours", "split": "base", "name": "all", "classes": classes})
+    found = said(tmp_path, lines)
+    assert text in found if text else "predicted rightly" not in found
+
+
+@pytest.mark.parametrize("named", [0, 60])
+def test_test_images_that_look_like_training_images_are_said_with_what_to_do(named: int, tmp_path: Path) -> None:
+    lines = events({"zero": 0.5, "ours": 0.6})
+    assert "almost like a training image" not in said(tmp_path, lines)
+    lines[0]["data"] |= {"images": {"test": 104}, "near_duplicates": 67, "near_of_same_name": named}
+    lines[0]["recipe"]["data"]["names_together"] = False
+    text = said(tmp_path, lines)
+    assert "67 of 104 test images look almost like a training image" in text
+    assert ("--set data.names_together=true" in text) == bool(named)
+    assert ("Remove images that show the same" in text) == (not named)
+
+
+def test_the_seconds_of_a_resumed_trial_are_at_least_those_of_its_rounds(tmp_path: Path) -> None:
+    lines = events({"zero": 0.5, "ours": 0.6}, losses=(1.0, 0.5))
+    for line in lines:
+        line |= {"seconds": 40.0} if line["event"] == "round" else {}
+    next(line for line in lines if line.get("trial") == "ours")["seconds"] = 29.4
+    said(tmp_path, lines)
+    assert (main := read_run(tmp_path).main) is not None and main.seconds == 80.0
 
 
 def test_candidate_classes_without_test_images_are_named(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -125,8 +125,27 @@ def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quie
     except UserError as error:
         return Checked(what, source, error=str(error))
     command = _command(what, source, dataset.space.kind, settings)
-    problems = find_problems(dataset, looked)
+    problems = [*find_problems(dataset, looked), *_same_classes(plan, dataset)]
     return Checked(what, source, readable, problems, warnings, command=command, near_duplicates=pairs)
+
+
+def _same_classes(plan: Plan, dataset: Dataset) -> Iterator[Problem]:
+    """That a run would refuse two classes with the same text; the backbone is opened if names look alike."""
+    from fedprompt.data.intake.class_names import look_alikes
+    from fedprompt.data.problems import Problem
+    from fedprompt.experiments.class_descriptions import check_distinct_classes
+    from fedprompt.experiments.experiment import load_backbone
+
+    if not look_alikes(dataset.space.names, dataset.name):
+        return
+    try:
+        clip = load_backbone(plan.recipe.backbone)
+    except UserError:  # a warning names these classes, and a run says what the backbone lacks
+        return
+    try:
+        check_distinct_classes(clip, dataset)
+    except UserError as error:
+        yield Problem("labels", (), str(error))
 
 
 def _command(what: str, source: str, kind: str, settings: Sequence[str]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import PurePosixPath
+from unicodedata import normalize
 
 TAIL = 4096  # bytes at the end of a file, which differ in most images of the same size
 
@@ -27,6 +29,23 @@ def same_content(count: int, keys: Iterable[Callable[[int], Hashable]]) -> tuple
         for row in rows:
             first[row] = rows[0]
     return tuple(first)
+
+
+def with_same_names(contents: Sequence[int], files: Sequence[str]) -> tuple[int, ...]:
+    """`contents`, where images whose files have the same name, in any folder, count as copies of one another too."""
+    first = list(contents or range(len(files)))
+
+    def root(row: int) -> int:
+        while first[row] != row:
+            row = first[row]
+        return row
+
+    named: dict[str, int] = {}
+    for row, file in enumerate(files):
+        other = root(named.setdefault(PurePosixPath(normalize("NFC", file)).stem, row))
+        own = root(row)
+        first[max(own, other)] = min(own, other)
+    return tuple(map(root, range(len(files))))
 
 
 def copies_remark(contents: Sequence[int], names: Sequence[str], *, place: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.image_files import has_image_name, visible
 from fedprompt.data.intake.paths import regular_files
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, series
 from fedprompt.file_system import entries, read_bytes, require_file
 from fedprompt.text_files import LINE_ENDS, load_json
 
@@ -50,7 +50,7 @@ class DatasetFolder:
         for name in tried:
             if self.has(name):
                 return name
-        raise UserError(f"{what} is not in {self.path}: looked for {' and '.join(tried)}.")
+        raise UserError(f"{what} is not in {self.path}: looked for {series(tried)}.")
 
     def content(self, name: str) -> bytes:
         """A file's bytes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import torch
@@ -62,6 +63,17 @@ def near_pairs(dataset: Dataset, scan: ImageScan, *, on_step: OnStep | None = No
         for first, second, _ in near_duplicates(train, other, on_step=on_step)
         if scan.digests[first] != scan.digests[second]  # the same pixels are a problem of their own
     ]
+
+
+def near_tests(dataset: Dataset, pairs: Sequence[Pair]) -> tuple[int, int]:
+    """How many test images look almost like a training image, and how many of these have its file's name."""
+    tested = [pair for pair in pairs if dataset.splits[pair.other] == "test"]
+    named = [pair for pair in tested if _file_name(dataset, pair.train) == _file_name(dataset, pair.other)]
+    return len({pair.other for pair in tested}), len({pair.other for pair in named})
+
+
+def _file_name(dataset: Dataset, row: int) -> str:
+    return PurePosixPath(dataset.source.describe(row)).stem
 
 
 def _near_duplicates(dataset: Dataset, pairs: Sequence[Pair]) -> Iterator[str]:

@@ -39,7 +39,7 @@ def run_on_deployment(recipe: Recipe, folder: Path, out: Path, *, callbacks: Run
     Ctrl-C stops following, not the run. Raises UserError with the reason when the run stops.
     """
     if (out / "run.jsonl").exists():
-        raise UserError(f"The folder {out} already holds a run; resume it or choose another folder.")
+        raise UserError(f"The folder {out} already holds a run; resume it, delete it, or choose another folder.")
     require_rounds(recipe)
     if recipe.backbone.path == DEMO:
         callbacks.on_warning(

@@ -264,6 +264,13 @@ def check_distinct_texts(clip: Clip, space: LabelSpace) -> None:
             )
 
 
+def check_distinct_classes(clip: Clip, dataset: Dataset) -> None:
+    """UserError if two classes of a data set have the same text in tokens, with any of its templates."""
+    for part in dataset.parts:
+        for template in dict.fromkeys((part.space.template, *part.templates.values())):
+            check_distinct_texts(clip, replace(part.space, template=template))
+
+
 def _cut(text: str) -> str:
     """A text in quotes, cut to what a message can show."""
     return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")

@@ -18,6 +18,7 @@ from fedprompt import methods
 from fedprompt.config.recipe import Recipe
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard, class_counts
+from fedprompt.data.quality import near_tests
 from fedprompt.errors import plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.clients import partition_counts
@@ -118,6 +119,7 @@ def versions() -> dict[str, str]:
 def _data(experiment: Experiment) -> DataRecord:
     dataset = experiment.dataset
     names, report = dataset.space.names, dataset.report
+    near, named = near_tests(dataset, experiment.near_pairs)
     return DataRecord(
         name=dataset.name,
         fingerprint=dataset.source.fingerprint,
@@ -133,6 +135,8 @@ def _data(experiment: Experiment) -> DataRecord:
         domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],
         unseen_domains=dataset.unseen_domains,
         notes=(*report.all_warnings(), *_problem_notes(experiment), *experiment.remarks),
+        near_duplicates=near,
+        near_of_same_name=named,
     )
 
 

@@ -21,10 +21,10 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, find_problems
-from fedprompt.data.quality import figure_warnings
+from fedprompt.data.quality import Pair, figure_warnings, near_pairs
 from fedprompt.demo import DEMO, weights_folder
 from fedprompt.errors import UserError, wording
-from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
+from fedprompt.experiments.class_descriptions import check_distinct_classes, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import MOST_HASHED, UnreadableImage, exclude_unreadable, scan_used_images
@@ -71,11 +71,16 @@ class Experiment:
         return found
 
     @cached_property
+    def near_pairs(self) -> Sequence[Pair]:
+        """The training image that each other image almost looks like, as far as images were compared."""
+        return near_pairs(self.dataset, self.looked)
+
+    @cached_property
     def remarks(self) -> tuple[str, ...]:
         """Sentences on what makes figures too high or silent about a class, where images were opened."""
         if not self.looked.digests:
             return ()
-        found = figure_warnings(self.dataset, self.looked)
+        found = figure_warnings(self.dataset, self.looked, pairs=self.near_pairs)
         if len(self.looked.digests) + len(self.looked.unreadable) <= MOST_HASHED:
             return found
         unhashed = "fedprompt check looks for images that are almost the same in training and test; this run did not."
@@ -138,9 +143,7 @@ def assemble(
     clip = (backbone or load_backbone)(recipe.backbone)
     trials[0].require_carried(clip.family)
     trials = tuple(trial for trial in trials if not trial.refusal(clip.family))
-    for part in dataset.parts:
-        for template in dict.fromkeys((part.space.template, *part.templates.values())):
-            check_distinct_texts(clip, replace(part.space, template=template))
+    check_distinct_classes(clip, dataset)
     clients = Clients(
         dataset,
         partition,

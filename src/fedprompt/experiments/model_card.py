@@ -18,6 +18,7 @@ from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.reading import Score, TrialRecord
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.report import Run, read_run
+from fedprompt.report.decisions import near_duplicates
 from fedprompt.report.legend import MEANING
 from fedprompt.report.tables import privacy_text
 from fedprompt.updates import State
@@ -58,7 +59,7 @@ Left out because they could not be read: {unreadable}.
 {left_out}
 
 ## Limits
-Measured on the test images of `{data}` only. On other images or classes it may be worse than the backbone alone.
+Measured on the test images of `{data}` only. On other images or classes it may be worse than the backbone alone.{near}
 """
 
 
@@ -166,6 +167,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
         figures=_table(("split", "value", "meaning"), _figures(run, record)) if record.figures else UNTESTED,
         protocol=run.header.protocol,
         privacy=_privacy(record),
+        near="".join(f" {sentence}" for sentence in near_duplicates(run)),
         left_out=", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "Nobody.",
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))

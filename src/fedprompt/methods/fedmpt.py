@@ -95,7 +95,7 @@ class FedMPT(Method):
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Encode every class under every condition once. Logits are logit(p), or log p for single-label tasks."""
         if len(space) == 1 and self.squash is None:
-            raise UserError('A softmax over one label is always 1; add labels or set evidence = "similarity".')
+            raise UserError('A softmax over one label is always 1; add labels, or set method.evidence = "similarity".')
         text, conditions = self.texts(clip, space), self.conditions(space)
 
         def classify(images: Images) -> Tensor:

@@ -135,6 +135,8 @@ class DataRecord(Record):
     domains: tuple[str, ...] = Field((), description="all domains")
     unseen_domains: tuple[str, ...] = Field((), description="domains that nobody trains on")
     notes: tuple[str, ...] = Field((), description="warnings of the reader of the data set, and problems of its images")
+    near_duplicates: int = Field(0, description="test images that look almost like a training image, where compared")
+    near_of_same_name: int = Field(0, description="those of them whose files have the training image's name")
 
 
 class MistakeRecord(Record):

@@ -46,8 +46,8 @@ def require_no_run(path: Path) -> None:
     log = path / "run.jsonl"
     if log.exists() and log.stat().st_size:
         raise UserError(
-            f"The folder {path} already holds a run; continue it with {resuming(path)}, or choose another folder with "
-            f"{option('out')}."
+            f"The folder {path} already holds a run; continue it with {resuming(path)}, delete it, or choose another "
+            f"folder with {option('out')}."
         )
 
 

@@ -109,6 +109,12 @@ class TrialRecord:
         """False for a method without trained parameters, such as zero-shot CLIP."""
         return bool(self.about.trainable) or bool(self.rounds)
 
+    @property
+    def seconds(self) -> float | None:
+        """The seconds of the trial, at least those of its rounds: its own are of the session in which it ended."""
+        known = [event.seconds for event in self.rounds if event.seconds is not None]
+        return None if self.about.seconds is None else max(self.about.seconds, sum(known))
+
     def final(self, column: str) -> tuple[Score, ...]:
         """The scores of one column at the round that was kept, else at its last scored round."""
         found = [score for score in self.scores if score.column == column]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fedprompt.errors import first_names, plural, untested
+from fedprompt.records.event_fields import ClassDecisions
 from fedprompt.records.events import MistakesEvent
 from fedprompt.records.reading import AVERAGED, TUNED, Run, TrialRecord
 
 
 def never_predicted(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
-    """Which labels that test images have are never predicted, with several labels per image."""
+    """Which classes or labels that test images have are never predicted."""
     event = decisions(run, main, column)
-    if event is None or event.threshold is None:
+    if event is None:
         return
     present = [one for one in event.classes if one.images]
+    if event.threshold is None:
+        yield from _never_right(present)
+        return
     missed = [one.name for one in present if not one.predicted]
     if missed:
         fitted = ", fitted on training images," if any(one.endswith(TUNED) for one in run.header.further) else ","
@@ -22,6 +26,29 @@ def never_predicted(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
         yield (
             f"At the threshold {event.threshold:.2g}{fitted} {len(missed):,} of {plural(len(present), 'label')} {are} "
             f"never predicted on the test images: {first_names(missed)} (see the decisions per class in the report)."
+        )
+
+
+def _never_right(present: Sequence[ClassDecisions]) -> Iterator[str]:
+    missed = [one.name for one in present if not one.right]
+    if missed:
+        are, its = ("is", "its images") if len(missed) == 1 else ("are", "any of their images")
+        never = [one for one in present if not one.predicted]
+        of_them = f", {len(never):,} of them never predicted at all" if 0 < len(never) < len(missed) else ""
+        yield (
+            f"{len(missed):,} of {plural(len(present), 'class')} {are} never predicted rightly for {its}{of_them}: "
+            f"{first_names(missed)} (see the decisions per class in the report)."
+        )
+
+
+def near_duplicates(run: Run) -> Iterator[str]:
+    """How many test images look almost like a training image, so that figures are too high if they show the same."""
+    data = run.header.data
+    if data.near_duplicates:
+        looks = "image looks" if data.near_duplicates == 1 else "images look"
+        yield (
+            f"{data.near_duplicates:,} of {data.images.get('test', 0):,} test {looks} almost like a training image. If "
+            "they show the same, the figures of trained methods are too high and the intervals too narrow."
         )
 
 

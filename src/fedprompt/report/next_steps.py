@@ -68,6 +68,10 @@ class Proposals(Protocol):
         """Run again with this share of the images held back for testing."""
         ...
 
+    def names_together(self) -> str:
+        """Run again with images of the same file name in one split."""
+        ...
+
     def evaluate(self, key: str, value: str) -> str:
         """Run again with another value of a key of [evaluate]."""
         ...
@@ -132,6 +136,10 @@ class Commands:
     def more_tests(self, share: float) -> str:
         """`fedprompt run RECIPE --set data.test_fraction=...`."""
         return self._anew(data__test_fraction=str(share))
+
+    def names_together(self) -> str:
+        """`fedprompt run RECIPE --set data.names_together=true`."""
+        return self._anew(data__names_together="true")
 
     def evaluate(self, key: str, value: str) -> str:
         """`fedprompt run RECIPE --set evaluate.KEY=...`."""
@@ -235,6 +243,10 @@ class Calls:
         """`fp.load_dataset(..., test_fraction=...)`."""
         return f"fp.load_dataset(..., test_fraction={share})"
 
+    def names_together(self) -> str:
+        """`fp.load_dataset(..., names_together=True)`."""
+        return "fp.load_dataset(..., names_together=True)"
+
     def evaluate(self, key: str, value: str) -> str:
         """`fp.train(..., settings={"evaluate.KEY": ...})`."""
         return f'fp.train(..., {self._found}settings={{"evaluate.{key}": {value!r}}})'
@@ -271,6 +283,7 @@ def steps(found: Situation, commands: Proposals) -> Iterator[str]:
     run = found.run
     if run.stopped and (going_on := commands.resume()):
         yield f"Go on: {going_on}"
+    yield from _near_duplicates(run, commands)
     yield from _more_rounds(run, commands)
     yield from _other_backbone(found, commands)
     if found.too_many_labels:
@@ -286,6 +299,19 @@ def steps(found: Situation, commands: Proposals) -> Iterator[str]:
     # The choice of a search is not made again by the test images.
     if (chosen := run.main if is_tuning(run) else found.best) is not None:
         yield f"Predict with {chosen.label}: {commands.predict(chosen)}"
+
+
+def _near_duplicates(run: Run, commands: Proposals) -> Iterator[str]:
+    """How to keep test images that look like training images out of the test part."""
+    data, table = run.header.data, run.header.recipe.get("data")
+    options = table if isinstance(table, dict) else {}
+    if 2 * data.near_of_same_name >= max(1, data.near_duplicates) and options.get("names_together") is False:
+        yield f"Keep files of one name, such as a photograph in several domains, together: {commands.names_together()}"
+    elif data.near_duplicates:
+        yield (
+            "Remove images that show the same as another one, or put them into the same split (fedprompt check --json "
+            "lists the pairs)."
+        )
 
 
 def _more_rounds(run: Run, commands: Proposals) -> Iterator[str]:
@@ -346,10 +372,10 @@ def minutes_for_all(run: Run) -> int:
 def _seconds_needed(budget: BudgetEvent, trial: TrialRecord | None) -> float:
     """The seconds of all rounds of a trial: from those that it took, else as they were estimated before."""
     taken = [event.seconds for event in trial.rounds if event.seconds is not None] if trial is not None else []
-    if trial is None or trial.about.seconds is None or not taken:
+    if trial is None or trial.seconds is None or not taken:
         return budget.needed
     later = fmean(taken[1:] or taken)  # the first one opens images
-    return max(trial.about.seconds, sum(taken)) + max(0, budget.wanted - len(taken)) * later
+    return trial.seconds + max(0, budget.wanted - len(taken)) * later
 
 
 def cut_short(run: Run) -> list[TrialRecord]:

@@ -285,7 +285,7 @@ def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     """Recipe, data, backbone, versions and times as (section, [(key, value)]), nested tables flattened."""
     header = run.header
     times: dict[str, JsonValue] = {"started": header.time}
-    times |= {trial.label: f"{trial.about.seconds:.1f} s" for trial in run.trials if trial.about.seconds is not None}
+    times |= {trial.label: f"{trial.seconds:.1f} s" for trial in run.trials if trial.seconds is not None}
     if run.end and run.sessions:
         several = f" in {len(run.sessions)} sessions" if len(run.sessions) > 1 else ""
         times |= {"whole run": f"{sum(run.sessions):.1f} s{several}"}

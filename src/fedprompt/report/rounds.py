@@ -31,7 +31,10 @@ def fewer_rounds(run: Run) -> Iterator[str]:
             )
     if (cut := cut_short(run)) and (command := run.header.command) is not None:
         said = [f"{trial.label} had {trial.about.rounds:,} of {plural(command.rounds, 'round')}" for trial in cut]
-        yield f"{'; '.join(said)}, as many as fitted into the time beside the search."
+        yield (
+            f"{'; '.join(said)}, as many as were planned, from the first training steps, to fit into the time beside "
+            "the search."
+        )
 
 
 def ended_early(run: Run) -> Iterator[str]:

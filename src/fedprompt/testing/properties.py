@@ -15,7 +15,7 @@ import torch
 from fedprompt.config.blocks import option_parameters
 from fedprompt.config.registry import Registry
 from fedprompt.config.values import Infinity, Signed
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, series
 from fedprompt.updates import State
 
 # Values that no option of a type can have; seeds are exempt.
@@ -111,7 +111,7 @@ def untouched_generators(what: str) -> Iterator[None]:
     yield
     used = [name for name, state in _global_generators().items() if state != before[name]]
     assert not used, (
-        f"{what} draws from the global generator of {' and '.join(used)}, so its results depend on what ran before; "
+        f"{what} draws from the global generator of {series(used)}, so its results depend on what ran before; "
         "draw from fedprompt.seeding.stream(seed, ...)."
     )
 

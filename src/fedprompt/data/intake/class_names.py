@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, series
 from fedprompt.text_files import LINE_ENDS, read_text
 
 LARGEST_LIST = 16 << 20  # bytes of a list of classes
@@ -67,7 +67,7 @@ def look_alikes(names: Sequence[str], place: str) -> list[str]:
     for name in names:
         groups[name.casefold().replace("_", " ")].append(name)
     return [
-        f"{place}: {' and '.join(map(repr, own))} are different classes, and a text tower may not tell them apart; "
+        f"{place}: {series(map(repr, own))} are different classes, and a text tower may not tell them apart; "
         "rename one, or make them one."
         for own in groups.values()
         if len(own) > 1

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, series
 from fedprompt.text_files import data_setting
 
 Part = Literal["train", "val", "test"]
@@ -176,7 +176,7 @@ def _parts(
     remarks: list[str] = []
 
     def reread(word: str, part: Part) -> None:
-        named = " and ".join(sorted(name for name, own in parts.items() if own == word))
+        named = series(sorted(name for name, own in parts.items() if own == word))
         for name in [name for name, own in parts.items() if own == word]:
             parts[name] = part
         remarks.append(f"{place}: {named} is the {'test' if part == 'test' else 'validation'} part.")
@@ -208,4 +208,4 @@ def _origin(parts: Mapping[str, str], kind: str) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Names in order, with "and" between them."""
-    return " and ".join(sorted(names))
+    return series(sorted(names))

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedprompt.data.intake.class_names import class_number, normal_name
 from fedprompt.data.intake.image_files import has_image_name
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.errors import UserError, did_you_mean, first_names
+from fedprompt.errors import UserError, did_you_mean, first_names, series
 from fedprompt.text_files import LINE_ENDS, data_setting, load_json, read_text
 
 # What the column of images is usually called, in small letters; the first that a table has.
@@ -280,7 +280,7 @@ def renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str] | No
         alike = [name for name in table.columns if name.casefold() == theirs.casefold()]
         exact = [name for name in alike if name == theirs]
         if len(alike) > 1 and not exact:
-            mistakes.add(f"it has columns {' and '.join(map(repr, alike))}", fix="keep one of them")
+            mistakes.add(f"it has columns {series(map(repr, alike))}", fix="keep one of them")
         elif alike:
             ours[(exact or alike)[0]] = own
         elif own in columns or own in needed:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from fedprompt.config.registry import recognised_by
-from fedprompt.data.copies import copies_remark
+from fedprompt.data.copies import copies_remark, with_same_names
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_attributes
 from fedprompt.data.file_source import FileSource
@@ -54,6 +54,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     base: Literal["half", "all"] = "all",
     unseen_domains: tuple[str, ...] = (),
     test_fraction: float = 0.25,
+    names_together: bool = False,
     template: str = "a photo of a {}.",
     links: bool = False,
     window: Window | None = None,
@@ -69,8 +70,8 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     those of the table (`{"image": "filepath", "label": "title"}`), `splits` maps names in the column `split` to train,
     val, test or "", which leaves rows out. Labels that look like several are refused unless `separator` is "none".
     Two rows of one image are refused unless `repeats` is "allow". Without a split, `test_fraction` of each class is
-    drawn for testing. With `links`, links in the folder may lead out of it. Raises UserError with all
-    mistakes, each with its line.
+    drawn for testing; with `names_together`, images whose files have the same name in several folders are in the same
+    split. With `links`, links in the folder may lead out of it. Raises UserError with all mistakes, each with its line.
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
@@ -89,7 +90,8 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     pairs = list(zip(found.domains, contents, strict=True))
     source = FileSource(found.root, found.files, window, bands=bands)
     copies = () if rows.splits else source.contents
-    drawn = draw_test_splits(found.files, pairs, test_fraction=test_fraction, seed=seed, contents=copies)
+    together = with_same_names(copies, found.files) if names_together else copies
+    drawn = draw_test_splits(found.files, pairs, test_fraction=test_fraction, seed=seed, contents=together)
     own = rows.splits or tuple(drawn)
     names = listed or _classes_of(path, cells, rows.splits)
     if not listed:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from fedprompt.config.registry import recognised_by
-from fedprompt.data.copies import copies_remark
+from fedprompt.data.copies import copies_remark, with_same_names
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import known_class, read_attributes
 from fedprompt.data.file_source import FileSource
@@ -51,6 +51,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     path: Path,
     seed: int = 0,
     test_fraction: float = 0.25,
+    names_together: bool = False,
     layout: Layout = "auto",
     splits: Mapping[str, str] | None = None,
     base: Literal["half", "all"] | tuple[str, ...] = "all",
@@ -67,7 +68,9 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     `splits` says what other top folders are (`{"fold1": "train", "old": ""}`, "" leaves one out). Classes and domains
     are the folder names in bytewise order, in their normal form. Without folders of splits `test_fraction` of
     each class (and domain) is drawn for testing, from the seed and the paths of its images: adding a file moves one
-    other of its class at most. Of two or more images one is always for training and one for testing.
+    other of its class at most. Of two or more images one is always for training and one for testing. With
+    `names_together`, images whose files have the same name in several folders, such as one photograph in several
+    domains, are in the same split.
     `base` are the classes seen in training: all, the first half (the larger one), or those named. An `attributes.json`
     beside the class folders, `{"class name": ["phrase", ...]}`, gives attributes. With `links`, links in the folder may
     lead out of it. Raises UserError for a folder that is missing, empty, ambiguous or understood in part.
@@ -92,7 +95,8 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     rows = [(domains.of[domain], classes.of[name]) for domain, name in zip(outer, spelled, strict=True)]
     source = FileSource(root, files, window, bands=bands)
     contents = () if tree.splits else source.contents
-    drawn = draw_test_splits(files, rows, test_fraction=test_fraction, seed=seed, contents=contents)
+    together = with_same_names(contents, files) if names_together else contents
+    drawn = draw_test_splits(files, rows, test_fraction=test_fraction, seed=seed, contents=together)
     return Dataset(
         name=root.resolve().name,
         source=source,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fedprompt.config.registry import recognised_by
-from fedprompt.data.copies import copies_remark
+from fedprompt.data.copies import copies_remark, with_same_names
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_attributes, read_conditions
 from fedprompt.data.file_source import FileSource
@@ -39,10 +39,11 @@ from fedprompt.data.intake.tables import (
 )
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_test_splits, drawn_origin
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, series
 from fedprompt.text_files import data_setting, source_setting
 
 FIX = "correct that cell"
+LABELS = ("label", "class", "classes", "category", "categories", "target", "targets", "tag", "tags")  # or its headings
 MARKS = 3  # different texts that a column of marks may hold, such as "yes", "no" and "maybe"
 OWN_COLUMNS = ("image", "split", "domain", "labels")  # columns that are not classes
 
@@ -76,6 +77,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     repeats: Repeats = "refuse",
     seed: int = 0,
     test_fraction: float = 0.25,
+    names_together: bool = False,
     new: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
     links: bool = False,
@@ -93,7 +95,8 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     test) and `domain` are optional; `columns` maps our names to the table's, and `ignore` names columns that are not
     read. Columns of texts that cannot be labels, such as captions, are left out with a warning. `splits` maps names in
     the column `split` to train, val, test or "", which leaves rows out. Without splits, `test_fraction` of each label's
-    images is drawn for testing, from the seed and their paths. Two rows of one image are refused unless `repeats` is
+    images is drawn for testing, from the seed and their paths; with `names_together`, images whose files have the same
+    name in several folders are in the same split. Two rows of one image are refused unless `repeats` is
     "allow". With `links`, links in the folder may lead out of it. `new` are classes that nobody trains on.
     `attributes.json` and `conditions.json` beside the table are read too. Raises UserError with all mistakes, each with
     its line and column.
@@ -116,7 +119,12 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     source = FileSource(found.root, found.files, window, bands=bands)
     copies = () if rows.splits else source.contents
     drawn = draw_test_splits(
-        found.files, found.domains, labels=labels.values, test_fraction=test_fraction, seed=seed, contents=copies
+        found.files,
+        found.domains,
+        labels=labels.values,
+        test_fraction=test_fraction,
+        seed=seed,
+        contents=with_same_names(copies, found.files) if names_together else copies,
     )
     conditions = path.parent / "conditions.json"
     held_out = tuple(labels.names.index(_known(name, labels.names)) for name in new)
@@ -215,6 +223,12 @@ def _class_columns(
     known = listed.names if listed else ()
     unread = [name for name in names if name not in known and _is_prose(table.column(name))]
     names = [name for name in names if name not in unread]
+    if names and (one := next((name for name in unread if name.casefold() in LABELS), "")):
+        mistakes.refuse(
+            f"the column {one!r} looks like the labels, and {series(map(repr, names[:3]))} like classes of their own "
+            f"with 1 and 0; read the labels with {data_setting('columns.labels', one)} and leave the other columns out "
+            f"with {data_setting('ignore', names)}, or leave this one out with {data_setting('ignore', [one])}"
+        )
     if not names:
         columns = ", ".join(map(repr, table.columns))
         one = unread[0] if unread else "COLUMN"
