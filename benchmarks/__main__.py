@@ -116,7 +116,11 @@ FIGURES: Mapping[str, tuple[str, Callable[[], Mapping[str, float]]]] = {
         precision,
     ),
     "compile": ("the blocks of the image tower of ViT-B/16, batches of 8, with torch.compile and without", compiling),
-    "predict": ("1,000 JPEG files of 500 x 375, ten classes, one image per pass as on a CPU", predicting),
+    "predict": (
+        "1,000 JPEG files of 500 x 375, ten classes, one image per pass as on a CPU; the feature cache, which may take "
+        "128 MiB, fills meanwhile",
+        predicting,
+    ),
 }
 
 
