@@ -109,8 +109,8 @@ def read_labels(path: Path, space: LabelSpace) -> GivenLabels:
     """Read labels over the candidate classes of `space` from a table with a column of images.
 
     One label per image stands in `label`; several stand in `labels`, or in one column per class. Rows without a label
-    are left out, and a label that is none of the classes stays a word. Raises UserError with all mistakes, each with its
-    line.
+    are left out, and a label that is none of the classes stays a word. Raises UserError with all mistakes, each with
+    its line.
     """
     require_file(path, "give the path of a table")
     needed = ("label",) if space.kind == "single" else ()
