@@ -43,8 +43,10 @@ def trained_on_sentence(found: Predictions) -> str:
 
 
 def figure_sentences(found: Predictions) -> Iterator[str]:
-    """The figures on the images with given labels, and what they count as 0; none without an evaluation."""
+    """The figures on the images with given labels, and what they count as 0; nothing without a table of labels."""
     if found.evaluation is None:
+        if found.matched is not None:
+            yield "There are no figures, since no image that can be read has a label that is a class of the model."
         return
     mistakes, figures, kind = found.evaluation.mistakes, found.evaluation.score.figures, found.space.kind
     said = ", ".join(f"{name} {100 * figures[key]:.1f}%" for key, name in FIGURES[kind].items())
