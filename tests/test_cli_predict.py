@@ -334,7 +334,7 @@ def test_the_page_says_the_name_of_every_image_its_label_the_figures_the_model_a
     cards = re.findall(r'<b title="images/(.*?)">images/<wbr>(.*?)</b><span class="lead">(.*?)</span>', html)
     below = ["true: horse", "true: cow", "", "", "", ""]
     assert cards == 2 * [(f"{number}.png", f"{number}.png", text) for number, text in enumerate(below)]  # maps too
-    notes = re.findall(r"<li>(.*?)</li>", re.search(r'<ul class="verdict">(.*?)</ul>', html)[1])
+    notes = re.findall(r"<p>(.*?)</p>", re.search(r'<div class="verdict">(.*?)</div>', html)[1])
     model, run_name, figures = notes[:3]
     assert re.fullmatch(r"FedMVP, (HM|Base) [\d.]+%, round 1 of 1\.", model) and model in said
     assert run_name == f"From the run run: {read_run(run).header.title}."
