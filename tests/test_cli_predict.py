@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from fedprompt.cli.main import app
@@ -23,7 +24,8 @@ from fedprompt.data.sources.image_folder import image_folder
 from fedprompt.demo.emoji import emoji
 from fedprompt.demo.scenes import scenes
 from fedprompt.experiments import predict as prediction
-from fedprompt.records.events import MistakesEvent, TrialEvent
+from fedprompt.experiments.sample_images import png
+from fedprompt.records.events import MistakesEvent, SampleEvent, TrialEvent
 from fedprompt.records.reading import read_run
 from fedprompt.report import predictions_page
 from fedprompt.report.collapse import alike
@@ -231,9 +233,10 @@ def test_images_that_the_adapter_was_trained_on_are_counted_wherever_they_lie(tm
 
 def test_labels_that_do_not_fit_are_named_together(run: Path, images: Path, tmp_path: Path) -> None:
     table = tmp_path / "wrong.csv"
-    table.write_text("image,label\nimages/0.png,hrose\nimages/1.png,cwo\n", encoding="utf-8")
+    table.write_text("image,label\nimages/0.png,horse\nimages/1.png,7\nimages/2.png,8\n", encoding="utf-8")
     said = call("predict", run, images, "--labels", table, code=2)
-    assert "wrong.csv has 2 mistakes" in said and "line 2: there is no class 'hrose'; did you mean 'horse'?" in said
+    assert "wrong.csv has 2 mistakes; correct these cells:" in said
+    assert "line 3: the label is the number 7, and other labels are names" in said
     table.write_text("image,label\nimages/0.png,horse\nimages/0.png,cow\n", encoding="utf-8")
     assert "has another label in an earlier row" in sentence("predict", run, images, "--labels", table)
     table.write_text("image,label\nelsewhere.png,horse\n", encoding="utf-8")
@@ -244,6 +247,119 @@ def test_labels_that_do_not_fit_are_named_together(run: Path, images: Path, tmp_
     table.write_text("image,text\nimages/0.png,x\n", encoding="utf-8")
     said = sentence("predict", run, images, "--labels", table)
     assert "it has no column 'label'; name it so (found 'image', 'text'" in said and "--set" not in said
+
+
+def test_an_image_whose_label_is_no_class_is_named_and_left_out_of_the_figures(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    table, out, page = tmp_path / "some.csv", tmp_path / "out.csv", tmp_path / "page.html"
+    table.write_text("image,label\nimages/0.png,hrose\nimages/1.png,cow\nimages/2.png,zzz\n", encoding="utf-8")
+    said = call("predict", run, images, "--labels", table, "--csv", out, "--page", page, code=1)
+    left_out = (
+        "2 images are left out of the figures, since the model has no class of their label: "
+        "images/0.png ('hrose'; did you mean 'horse'?), images/2.png ('zzz')."
+    )
+    assert left_out in said and left_out in unescape(page.read_text("utf-8"))
+    assert "Of 1 image with a given label" in said and "Images without a label in the table: 3." in said
+    assert [row["truth"] for row in csv.DictReader(out.read_text().splitlines())] == ["hrose", "cow", "zzz", "", "", ""]
+    table.write_text("image,label\nimages/0.png,hrose\n", encoding="utf-8")
+    assert "There are no figures, since no image" in call("predict", run, images, "--labels", table, code=1)
+    table.write_text("image,label\nimages/0.png,hrose\nimages/0.png,cow\n", encoding="utf-8")
+    assert "has another label in an earlier row" in sentence("predict", run, images, "--labels", table)
+
+
+def test_one_label_that_is_no_class_leaves_an_image_of_several_labels_out_of_the_figures(
+    multi: Path, tmp_path: Path
+) -> None:
+    data, out = scenes(train=1, test=1, seed=3), tmp_path / "out.jsonl"
+    for name in ("a", "b"):
+        data.source.open(0).save(tmp_path / f"{name}.png")
+    known = data.space.names[0]
+    (tmp_path / "truth.csv").write_text(f"image,labels\na.png,{known};zzz\nb.png,{known}\n", encoding="utf-8")
+    words = ("--labels", tmp_path / "truth.csv", "--jsonl", out)
+    said = call("predict", multi, tmp_path / "a.png", tmp_path / "b.png", *words, code=1)
+    assert "a.png ('zzz')." in said and "Of 1 image with a given label" in said
+    assert [one["truth"] for one in map(json.loads, out.read_text("utf-8").splitlines())] == [[known, "zzz"], [known]]
+
+
+def test_images_none_of_which_can_be_read_have_rows_with_their_errors(run: Path, multi: Path, tmp_path: Path) -> None:
+    image, files = tmp_path / "notes.jpg", {form: tmp_path / f"out.{form}" for form in ("csv", "parquet", "jsonl")}
+    image.write_text("no image", encoding="utf-8")
+    (tmp_path / "labels.csv").write_text("image,label,labels\nnotes.jpg,cow,cow\n", encoding="utf-8")
+    options = [word for form, path in files.items() for word in (f"--{form}", path)]
+    for folder, cell in ((run, pa.string()), (multi, pa.list_(pa.string()))):
+        page = tmp_path / "page.html"
+        words = ("--labels", tmp_path / "labels.csv", "--page", page)
+        said = call("predict", folder, image, *options, *words, code=1)
+        assert "1 of 1 cannot be read:" in said and "(0 images and 1 with an error)" in said
+        assert "There are no figures, since no image that can be read" in said
+        read = pq.read_table(files["parquet"])
+        assert read.schema.field("predicted").type == read.schema.field("truth").type == cell
+        (row,) = csv.DictReader(files["csv"].read_text("utf-8").splitlines())
+        (line,) = map(json.loads, files["jsonl"].read_text("utf-8").splitlines())
+        for one in (row, line, *read.to_pylist()):
+            assert "notes.jpg is none of" in one["error"] and not one["predicted"] and not one["truth"]
+        assert "for 0 of 1 image</h1>" in page.read_text("utf-8")
+        said = call("predict", folder, image, code=1)
+        assert "1 of 1 cannot be read:" in said and "\n\n" not in said
+
+
+def test_a_dash_writes_csv_or_json_lines_to_the_output_and_nothing_else(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", str(run), "images", "--labels", "labels.csv"]
+    for form in ("csv", "jsonl"):
+        page = "page.html"
+        result = CliRunner().invoke(app, [*words, f"--{form}", "-", "--page", page])
+        assert result.exit_code == 0, result.output
+        call(*words, f"--{form}", tmp_path / "file")
+        assert result.stdout_bytes == (tmp_path / "file").read_bytes()
+        assert "Of 6 images with a given label" in result.stderr and "right (precision)" in result.stderr
+        assert "Written: page.html" in result.stderr and "Written: -" not in result.stderr
+    for option in ("--parquet", "--page"):
+        assert f"{option} - cannot be written to the output; give the path of a file." in sentence(*words, option, "-")
+    said = sentence(*words, "--csv", "-", "--json")
+    assert "--csv - and --json write to the same output; give all but one the path of a file." in said
+    assert not (tmp_path / "-").exists()
+
+
+def test_the_page_says_the_name_of_every_image_its_label_the_figures_the_model_and_the_run(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    page, table = tmp_path / "page.html", tmp_path / "some.csv"
+    table.write_text("image,label\n/x/0.png,horse\n/x/1.png,cow\n", encoding="utf-8")
+    said = call("predict", run, images, "--labels", table, "--page", page)
+    html = unescape(page.read_text("utf-8"))
+    cards = re.findall(r'<b title="images/(.*?)">images/<wbr>(.*?)</b><span class="lead">(.*?)</span>', html)
+    below = ["true: horse", "true: cow", "", "", "", ""]
+    assert cards == 2 * [(f"{number}.png", f"{number}.png", text) for number, text in enumerate(below)]  # maps too
+    notes = re.findall(r"<p>(.*?)</p>", re.search(r'<div class="verdict">(.*?)</div>', html)[1])
+    model, run_name, figures = notes[:3]
+    assert re.fullmatch(r"FedMVP, (HM|Base) [\d.]+%, round 1 of 1\.", model) and model in said
+    assert run_name == f"From the run run: {read_run(run).header.title}."
+    assert re.fullmatch(r"Of 2 images with a given label: accuracy [\d.]+%, macro F1 [\d.]+%\.", figures)
+    assert figures in said
+    assert "Labels found by file name only, since the paths differ: 2." in notes
+    assert "Images without a label in the table: 4." in notes
+    assert str(tmp_path) not in html
+
+
+def test_an_image_without_any_of_several_labels_is_known_to_have_none(multi: Path, tmp_path: Path) -> None:
+    data = scenes(train=1, test=1, seed=3)
+    data.source.open(0).save(tmp_path / "0.png")
+    names = data.space.names
+    (tmp_path / "truth.csv").write_text(f"image,{','.join(names)}\n0.png{',0' * len(names)}\n", encoding="utf-8")
+    page = tmp_path / "page.html"
+    call("predict", multi, tmp_path / "0.png", "--labels", tmp_path / "truth.csv", "--page", page)
+    assert "true: none of the labels" in page.read_text("utf-8")
+
+
+def test_probabilities_beside_a_threshold_have_its_decimals() -> None:
+    top = [("near", 0.2667), ("there", 0.2702), ("far", 0.0002)]
+    given = SampleEvent(trial="ours", sample="0", picture=png(Image.new("RGB", (8, 8))), top=top, decided=["there"])
+    html = unescape(predictions_page(TrialEvent(trial="ours"), [given], total=1))
+    assert re.findall(r"<b>([^<]*<?[^<]*%)</b>", html) == ["26.7%", "27.0%", "<0.1%"]
 
 
 def test_labels_are_found_by_file_name_where_paths_differ(run: Path, images: Path, tmp_path: Path) -> None:
@@ -431,7 +547,7 @@ def test_wrong_labels_and_missed_ones_are_shown_apart() -> None:
     event = MistakesEvent(trial="ours", split="test", images=2, worst=worst)
     html = predictions_page(TrialEvent(trial="ours"), [], mistakes=[event], total=2)
     wrong, missed = html.index("Predicted labels that are wrong"), html.index("True labels that were missed")
-    assert wrong < html.index("<span>car 90%</span>") < missed < html.index("<span>fish 0%</span>")
+    assert wrong < html.index("<span>car 90.0%</span>") < missed < html.index("<span>fish 0.0%</span>")
     alone = predictions_page(
         TrialEvent(trial="ours"), [], mistakes=[event.model_copy(update={"worst": event.worst[:1]})], total=2
     )

@@ -195,11 +195,15 @@ def test_mistakes_are_told_together_and_one_alone_in_a_sentence():
         mistakes.check(fix="correct that cell")
     mistakes.add("it is red")
     with pytest.raises(
-        UserError, match=r"^a.csv has 2 mistakes; correct that:\n  it is red\n  line 3, .*: it is blue$"
+        UserError, match=r"^a.csv has 2 mistakes; correct these:\n  it is red\n  line 3, .*: it is blue$"
     ):
         mistakes.check()
     with pytest.raises(UserError, match=r"has 3 mistakes"):
         mistakes.refuse("nothing more can be said")
+    with pytest.raises(UserError, match=r"^a.csv has 3 mistakes; correct these cells:"):
+        mistakes.check(fix="correct that cell")
+    with pytest.raises(UserError, match=r"^a.csv has 3 mistakes; rename these files or folders:"):
+        mistakes.check(fix="rename that file or folder")
 
 
 def test_images_that_are_named_come_once_and_in_the_order_in_which_people_count(tmp_path):

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedprompt.cli.config import TrustCode
-from fedprompt.errors import plural
+from fedprompt.errors import UserError, plural, series
 from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
-    from fedprompt.experiments.predictions import Evaluation, Prediction, Predictions
+    from fedprompt.experiments.predictions import Prediction, Predictions
     from fedprompt.records.adapter import Adapter
+    from fedprompt.records.events import MistakesEvent
 
 SHOWN_UNREADABLE = 20
 SHOWN_CONFUSIONS = 5
-FIGURES = {
-    "single": {"accuracy": "accuracy", "macro_f1": "macro F1"},
-    "multi": {"mean_average_precision": "mAP", "cf1_macro_tuned": "CF1", "of1_tuned": "OF1"},
-}
+OUTPUT = Path("-")
+ON_OUTPUT = ("csv", "jsonl")  # the forms that a terminal or a pipe can take
 
 
 def predict(
@@ -43,9 +42,13 @@ def predict(
     labels: Annotated[
         Path | None, typer.Option(help="A table of `image` and `label`: compare the predictions with these labels.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write all probabilities to this CSV file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write all probabilities to this CSV file, or to the output ('-').")
+    ] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write all probabilities to this Parquet file.")] = None,
-    jsonl: Annotated[Path | None, typer.Option(help="Write all probabilities to this file, as JSON Lines.")] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(help="Write all probabilities to this file, or to the output ('-'), as JSON Lines.")
+    ] = None,
     page: Annotated[
         Path | None, typer.Option(help="Write an HTML page: images, decided labels, and where the method looked.")
     ] = None,
@@ -54,24 +57,25 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     trust_code: TrustCode = None,
 ) -> None:
-    """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read.
+    """Classify images with a trained adapter, among its classes or any others.
 
     With --csv, --parquet or --jsonl the predictions are in the file and are not printed. An image that cannot be read
-    has a row with its error and no prediction.
+    has a row with its error and no prediction. The exit code is 1 if some cannot be read, or have a label in --labels
+    that is none of the classes.
     """
     outputs = {"csv": csv, "parquet": parquet, "jsonl": jsonl}
     files = {form: path.expanduser() for form, path in outputs.items() if path is not None}
-    _check_outputs(files, page)
+    _check_outputs(files, page, as_json=as_json)
     _check_inputs(adapter, images, labels)
     from fedprompt.api.progress import counting, plain_console
     from fedprompt.experiments.predict import Request, candidates, introduction, open_adapter, predict_files
-    from fedprompt.experiments.predict import threshold_sentence as threshold
+    from fedprompt.experiments.prediction_notes import threshold_sentence as threshold
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
     request = Request(images, classes=names, labels=labels, page=page, backbone=backbone)
     opened = open_adapter(adapter, trial=trial, trusted=trust_code or ())
     said = threshold(opened, candidates(opened, names))
-    for sentence in (*introduction(adapter, opened), *([said] if said else [])):
+    for sentence in (*introduction(opened), *([said] if said else [])):
         typer.echo(sentence, err=True)
     with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
         found = predict_files(opened, request, on_step=on_step)
@@ -79,23 +83,28 @@ def predict(
     if as_json:
         typer.echo(json_text(list(_objects(found)), indent=2, ascii_only=False))
     elif not files:
-        typer.echo("\n".join(map(_line, found.images)))
-    if found.evaluation is not None and not as_json:
-        _print_evaluation(found.evaluation, len(found.images))
+        typer.echo("".join(f"{_line(one)}\n" for one in found.images), nl=False)
+    data = as_json or OUTPUT in files.values()  # then the output holds nothing else
+    _print_evaluation(found, err=data)
     for sentence in _doubts(opened, found):
         typer.echo(sentence, err=True)
     for sentence in _written(found, files, page):
-        typer.echo(sentence, err=as_json)
+        typer.echo(sentence, err=data)
     _print_left_out(found)
-    if found.unreadable:
+    if found.unreadable or found.foreign:
         raise typer.Exit(1)
 
 
-def _check_outputs(files: dict[str, Path], page: Path | None) -> None:
-    """Refuse files that cannot be written before anything is opened."""
+def _check_outputs(files: dict[str, Path], page: Path | None, *, as_json: bool) -> None:
+    """Refuse files that cannot be written, and two forms on the output, before anything is opened."""
     from fedprompt.records.output_folder import require_output_file
 
-    options = {**{f"--{form}": path for form, path in files.items()}, **({"--page": page} if page else {})}
+    on_output = [f"--{form} -" for form, path in files.items() if path == OUTPUT and form in ON_OUTPUT]
+    on_output += ["--json"] if as_json else []
+    if len(on_output) > 1:
+        raise UserError(f"{series(on_output)} write to the same output; give all but one the path of a file.")
+    options = {f"--{form}": path for form, path in files.items() if f"--{form} -" not in on_output}
+    options |= {"--page": page} if page else {}
     for option, path in options.items():
         require_output_file(path, option)
 
@@ -116,7 +125,11 @@ def _write(found: Predictions, files: dict[str, Path]) -> None:
     from fedprompt.records.run_folder import write_atomic
 
     for form, path in files.items():
-        write_atomic(path, WRITERS[form](found))
+        content = WRITERS[form](found)
+        if path == OUTPUT:
+            typer.echo(content, nl=False)
+        else:
+            write_atomic(path, content)
 
 
 def _written(found: Predictions, files: dict[str, Path], page: Path | None) -> Iterator[str]:
@@ -126,7 +139,7 @@ def _written(found: Predictions, files: dict[str, Path], page: Path | None) -> I
     total, failed = len(found.images), len(found.unreadable)
     if "csv" in files and any(is_formula(name) for name in _texts(found)):
         yield "In the CSV file an apostrophe stands before texts that begin with =, +, - or @: they are no formulas."
-    for path in files.values():
+    for path in (path for path in files.values() if path != OUTPUT):
         yield f"Written: {path} ({plural(total, 'image')}{f' and {failed:,} with an error' if failed else ''})"
     if page is not None:
         shown = f"the first {PAGE_IMAGES} of {total:,} images" if total > PAGE_IMAGES else plural(total, "image")
@@ -142,7 +155,8 @@ def _texts(found: Predictions) -> Iterator[str]:
 
 def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
     """Why predictions or figures may be worth less than they seem."""
-    from fedprompt.experiments.predict import label_of, trained_on_sentence
+    from fedprompt.experiments.predict import label_of
+    from fedprompt.experiments.prediction_notes import trained_on_sentence
     from fedprompt.report.collapse import alike, collapse
 
     if found.evaluation is not None and (said := collapse(found.evaluation.mistakes)):
@@ -169,12 +183,23 @@ def _line(found: Prediction) -> str:
     return f"{found.picture}: {top}{present}"
 
 
-def _print_evaluation(found: Evaluation, total: int) -> None:
-    """Print the figures, a table of the classes, and what was confused most often."""
+def _print_evaluation(found: Predictions, *, err: bool) -> None:
+    """Print the decisions, the figures, and what to know about the given labels; nothing without labels."""
+    from fedprompt.experiments.prediction_notes import figure_sentences, label_notes
+
+    if found.evaluation is not None:
+        _print_decisions(found.evaluation.mistakes, err=err)
+    for sentence in figure_sentences(found):
+        typer.echo(sentence, err=err)
+    for sentence in label_notes(found):
+        typer.echo(sentence, err=True)
+
+
+def _print_decisions(mistakes: MistakesEvent, *, err: bool) -> None:
+    """Print a table of the classes, and what was confused most often."""
     from fedprompt.api.progress import plain_console
     from fedprompt.cli.console import rows_table
 
-    mistakes = found.mistakes
     rows = [
         (
             one.name,
@@ -187,35 +212,11 @@ def _print_evaluation(found: Evaluation, total: int) -> None:
         if one.images or one.predicted
     ]
     head = ("class", "images", "found (recall)", "predicted", "right (precision)")
-    plain_console().print(rows_table(head, rows))
+    plain_console(stderr=err).print(rows_table(head, rows))
     for true, predicted, count in mistakes.confused[:SHOWN_CONFUSIONS]:
-        typer.echo(f"{plural(count, 'image')} of {true} predicted as {predicted}.")
+        typer.echo(f"{plural(count, 'image')} of {true} predicted as {predicted}.", err=err)
     if (more := mistakes.confusions - SHOWN_CONFUSIONS) > 0:
-        typer.echo(f"And {plural(more, 'more pair')} of classes confused.")
-    labelled = mistakes.images
-    figures = ", ".join(_figures(found.score.figures))
-    typer.echo(f"Of {plural(labelled, 'image')} with a given label: {figures}.")
-    if absent := sum(one.predicted > 0 and not one.images for one in mistakes.classes):
-        macro = "CF1" if "mean_average_precision" in found.score.figures else "macro F1"
-        were = "class was" if absent == 1 else "classes were"
-        typer.echo(f"{absent:,} {were} predicted that no image has; {macro} counts each as 0.")
-    if total > labelled:
-        typer.echo(f"Images without a label in the table: {total - labelled:,}.", err=True)
-    if found.unused:
-        typer.echo(f"Labels of other images in the table: {found.unused:,}.", err=True)
-    if found.by_name:
-        typer.echo(f"Labels found by file name only, since the paths differ: {found.by_name:,}.", err=True)
-    if found.ambiguous:
-        typer.echo(
-            f"Images without a label since several rows or images have their file name: {found.ambiguous:,}; give "
-            "their paths in the table.",
-            err=True,
-        )
-
-
-def _figures(figures: Mapping[str, float]) -> Iterator[str]:
-    names = FIGURES["multi" if "mean_average_precision" in figures else "single"]
-    return (f"{name} {100 * figures[key]:.1f}%" for key, name in names.items())
+        typer.echo(f"And {plural(more, 'more pair')} of classes confused.", err=err)
 
 
 def _percent(part: int, whole: int) -> str:

@@ -24,12 +24,18 @@ from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.problems import scan_images
-from fedprompt.errors import UserError, did_you_mean, option, plural
+from fedprompt.errors import UserError, did_you_mean, option
 from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.plan import FindMethod, bind_method
-from fedprompt.experiments.predictions import Predictions, decide, evaluate
+from fedprompt.experiments.prediction_notes import (
+    figure_sentences,
+    label_notes,
+    threshold_sentence,
+    trained_on_sentence,
+)
+from fedprompt.experiments.predictions import GIVEN, UNFITTED, Predictions, decide, evaluate, match
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
@@ -39,10 +45,11 @@ from fedprompt.methods.base import Method, open_classifier
 from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent, TrialEvent
-from fedprompt.records.output_folder import final_folder, resuming, searching
-from fedprompt.records.reading import trial_label
+from fedprompt.records.output_folder import FINAL, final_folder, resuming, searching
+from fedprompt.records.reading import Run, trial_label
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
+from fedprompt.report.page import title
 from fedprompt.report.verdict import introduced
 from fedprompt.seeding import stream
 from fedprompt.text_files import load_json_object
@@ -51,7 +58,6 @@ from fedprompt.updates import State
 MOST_NUMBERS = 1 << 28  # that a method may hold, shared and personal: 1 GiB
 BATCH = 32  # images that are classified together, and between two moves of a progress bar
 PAGE_IMAGES = 100  # images that a page shows
-UNFITTED = 0.5  # the decision threshold of a label without a fitted one
 CACHE_GB = 0.125  # memory for features of a batch, which a method may read more than once
 
 
@@ -92,17 +98,23 @@ def unknown_trial(name: str, known: Collection[str], place: str = "") -> str:
     return f"The run{place} has no trial {name!r}{did_you_mean(name, known)} (its trials are {names})."
 
 
-def introduction(place: Path, adapter: Adapter) -> tuple[str, ...]:
+def introduction(adapter: Adapter) -> tuple[str, ...]:
     """Which method of a run an adapter is of, its figure and rounds, and which other has a higher figure.
 
     Of an adapter outside a run, only the method.
     """
-    place = run_of(place)
-    if not is_file(place / "run.jsonl"):
+    run = _run_with(adapter)
+    trial = next((one for one in run.trials if one.name == adapter.folder.name), None) if run else None
+    if run is None or trial is None:
         return (f"{label_of(adapter)}, from the adapter {adapter.folder}.",)
-    run = read_run(place)
-    trial = next((one for one in run.trials if one.name == adapter.folder.name), None)
-    return () if trial is None else tuple(introduced(run, trial))
+    return tuple(introduced(run, trial))
+
+
+def _run_with(adapter: Adapter) -> Run | None:
+    """The run in whose folder an adapter lies."""
+    place = adapter.folder.absolute().parent.parent
+    inside = adapter_folder(place, adapter.folder.name) == adapter.folder.absolute() and is_file(place / "run.jsonl")
+    return read_run(place) if inside else None
 
 
 def label_of(adapter: Adapter) -> str:
@@ -186,7 +198,7 @@ class Request:
 def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None = None) -> Predictions:
     """Predict the classes of image files, of all images in folders, of those that patterns match or tables name.
 
-    An image that cannot be read costs only itself; UserError if none can.
+    An image that cannot be read costs only itself. UserError if no place leads to a file.
     """
     given = find_given(request.places)
     if not given.files:
@@ -199,12 +211,9 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
     batches = list(classify_files(method, clip, every, space, on_step))
     unreadable = (*given.unusable, *(one for batch in batches for one in batch.unreadable))
     source = every.take([row for batch in batches for row in batch.rows])
-    if not len(source):
-        first = unreadable[0].reason
-        raise UserError(first if len(unreadable) == 1 else f"No image can be read. {first}")
     logits = torch.cat([batch.logits for batch in batches])  # [N, C]
     limits = thresholds(adapter, space)
-    matched = None if labels is None else labels.of(source.files)
+    matched = None if labels is None else match(labels, source.files)
     found = Predictions(
         decide(source.names, logits, space, limits, matched.targets if matched else None),
         space,
@@ -214,23 +223,13 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
         thresholds=tuple(limits.tolist()) if space.kind == "multi" else (),
         unreadable=unreadable,
         left_out=given.left_out,
-        evaluation=evaluate(source, logits, space, limits, labels, matched) if labels and matched else None,
+        matched=matched,
+        evaluation=None if matched is None else evaluate(source, logits, space, limits, matched),
     )
     found = replace(found, trained_on=count_trained_on(adapter, found))
     if request.page is not None:
         _write_page(request.page, adapter, (method, clip), source, found)
     return found
-
-
-def trained_on_sentence(found: Predictions) -> str:
-    """That figures are too high, as images were trained on; empty without figures or such images."""
-    if not found.trained_on:
-        return ""
-    are = "is a training image" if found.trained_on == 1 else "are training images"
-    return (
-        f"{found.trained_on:,} of {plural(len(found.images), 'image')} {are} of the adapter's own run, so these "
-        "figures are too high; those of its test images are in the report of the run."
-    )
 
 
 def count_trained_on(adapter: Adapter, found: Predictions) -> int:
@@ -275,53 +274,51 @@ def thresholds(adapter: Adapter, space: LabelSpace) -> Tensor:
     return torch.tensor([fitted.get(name, UNFITTED) for name in space.names])
 
 
-def threshold_sentence(adapter: Adapter, space: LabelSpace) -> str:
-    """From which probability on a label counts as present, and where that is from; "" for single-label data."""
-    if space.kind == "single":
-        return ""
-    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
-    own = [fitted[name] for name in space.names if name in fitted]
-    if not own:
-        return f"A label counts as present from {100 * UNFITTED:.1f}%; no threshold was fitted for these classes."
-    low, high = (f"{100 * value:.1f}%" for value in (min(own), max(own)))
-    span = low if low == high else f"its own threshold, {low} to {high}"
-    rest = len(space) - len(own)
-    others = f"; {plural(rest, 'label')} without a fitted threshold from {100 * UNFITTED:.1f}%" if rest else ""
-    return f"A label counts as present from {span}, fitted on training images{others}."
-
-
 def _write_page(
     page: Path, adapter: Adapter, trained: tuple[Method, Clip], source: FileSource, found: Predictions
 ) -> None:
     """Write the page with the first images, their predictions and attention maps, and mistakes if labels are given."""
     position = {name: label for label, name in enumerate(found.space.names)}
-    samples = [
-        SampleEvent(
-            trial=adapter.card.method,
-            sample=str(number),
-            picture=png(source.open(number)),
-            decided=one.decided,
-            **recognise(
-                *trained,
-                Images(source, (number,)),
-                found.space,
-                truth=[position[name] for name in one.truth or ()],
-            ),
+    samples = []
+    for number, one in enumerate(found.images[:PAGE_IMAGES]):
+        image = Images(source, (number,))
+        known = [position[name] for name in one.truth or () if name in position]
+        recognised = {**recognise(*trained, image, found.space, truth=known), "truth": one.truth or ()}
+        samples.append(
+            SampleEvent(
+                trial=adapter.card.method,
+                sample=str(number),
+                split="" if one.truth is None else GIVEN,
+                picture=png(source.open(number)),
+                decided=one.decided,
+                **recognised,
+            )
         )
-        for number, one in enumerate(found.images[:PAGE_IMAGES])
-    ]
     mistakes = () if found.evaluation is None else (found.evaluation.mistakes,)
     name = adapter.card.method
-    about = TrialEvent(trial=name, method=name, idea=method_summary(type(trained[0])))
     content = predictions_page(
-        about,
+        TrialEvent(trial=name, method=name, idea=method_summary(type(trained[0]))),
         samples,
         mistakes=mistakes,
         total=len(found.images),
         unreadable=[(one.name, one.error) for one in found.unreadable],
-        notes=[said for said in (threshold_sentence(adapter, found.space), trained_on_sentence(found)) if said],
+        notes=list(_page_notes(adapter, found)),
     )
     write_atomic(page, content)
+
+
+def _page_notes(adapter: Adapter, found: Predictions) -> Iterator[str]:
+    """Which model predicted, its figures with given labels, and what to know about them; no path of this machine."""
+    yield from (said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter))
+    if run := _run_with(adapter):
+        place = adapter.folder.absolute().parent.parent
+        yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."
+    if said := threshold_sentence(adapter, found.space):
+        yield said
+    yield from figure_sentences(found)
+    yield from label_notes(found)
+    if said := trained_on_sentence(found):
+        yield said
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fedprompt.data.dataset import Examples
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images
 from fedprompt.data.intake.given_images import Unreadable
-from fedprompt.data.intake.path_tables import GivenLabels, Matched
+from fedprompt.data.intake.path_tables import GivenLabel, GivenLabels, Matched
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural
 from fedprompt.experiments.mistakes import mistakes_event
@@ -26,6 +26,8 @@ from fedprompt.federated.evaluate import Decision, Score, score
 from fedprompt.records.events import MistakesEvent
 from fedprompt.text_files import json_text
 
+GIVEN = "given labels"  # the name of the images that have one, as that of a test set
+UNFITTED = 0.5  # the decision threshold of a label without a fitted one
 BETWEEN = "; "  # labels of an image in one cell; no class name has a semicolon
 
 Cell = str | float | bool | list[str] | None
@@ -36,7 +38,7 @@ class Prediction:
     """The classes of an image with the highest probabilities, best first.
 
     `picture` is the image's name in results. `present` are the labels above the decision threshold; None for
-    single-label data. `truth` are the labels that the user gave; None without any.
+    single-label data. `truth` are the labels that the user gave, classes of the model or not; None without any.
     """
 
     picture: str
@@ -52,17 +54,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures and mistakes on the images that have a given label; `unused` labels belong to no image.
-
-    `by_name` images have the label of a file name alone, since their path is not in the table; `ambiguous` ones have
-    none, since several rows or images have that name.
-    """
+    """Figures and mistakes on the images that have a given label."""
 
     score: Score
     mistakes: MistakesEvent
-    unused: int
-    by_name: int = 0
-    ambiguous: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,8 @@ class Predictions:
 
     `files` are the paths that the images have. `thresholds` are the probabilities per class from which a label is
     present (multi-label only). `unreadable` images have no prediction; `left_out` counts files by the reason why they
-    were left out, and `trained_on` images with given labels that the adapter's run trained on.
+    were left out, and `trained_on` images with given labels that the adapter's run trained on. `matched` are the given
+    labels; None if the user gave no table of them. `evaluation` is None too if no image has a label that is a class.
     """
 
     images: tuple[Prediction, ...]
@@ -82,8 +78,15 @@ class Predictions:
     thresholds: tuple[float, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    matched: Matched | None = None
     evaluation: Evaluation | None = None
     trained_on: int = 0
+
+    @property
+    def foreign(self) -> tuple[Prediction, ...]:
+        """The images with a given label that is none of the classes."""
+        known = set(self.space.names)
+        return tuple(one for one in self.images if not known.issuperset(one.truth or ()))
 
     @property
     def threshold(self) -> float | dict[str, float] | None:
@@ -99,7 +102,7 @@ def decide(
     logits: Tensor,
     space: LabelSpace,
     thresholds: Tensor,
-    targets: Sequence[Tensor | None] | None = None,
+    targets: Sequence[GivenLabel | None] | None = None,
 ) -> tuple[Prediction, ...]:
     """The predictions of logits [N, C] for images; several labels are present from `thresholds` [C] on."""
     probabilities = class_probabilities(logits, space.kind)
@@ -121,30 +124,36 @@ def _names(where: Tensor, space: LabelSpace) -> tuple[str, ...]:
     return tuple(space.names[label] for label in where.nonzero().flatten().tolist())
 
 
-def _true_names(target: Tensor, space: LabelSpace) -> tuple[str, ...]:
+def _true_names(target: GivenLabel, space: LabelSpace) -> tuple[str, ...]:
+    if isinstance(target, tuple):
+        return target
     return (space.names[int(target)],) if space.kind == "single" else _names(target == 1, space)
 
 
-def evaluate(
-    source: FileSource, logits: Tensor, space: LabelSpace, thresholds: Tensor, labels: GivenLabels, matched: Matched
-) -> Evaluation:
-    """Compare the predictions of logits [N, C] with labels; UserError if no image has one."""
-    targets = matched.targets
-    rows = [row for row, target in enumerate(targets) if target is not None]
-    if not rows:
+def match(labels: GivenLabels, files: Sequence[str]) -> Matched:
+    """The labels of the files; UserError if there are files and none has one."""
+    matched = labels.of(files)
+    if files and all(target is None for target in matched.targets):
         raise UserError(
             f"The table {labels.path} has no label of an image that is predicted; its paths are those of the images, "
             f"absolute or below its folder.{_ambiguous(matched)}"
         )
-    chosen = torch.stack([target for target in targets if target is not None])
-    test_set = TestSet("given labels", "all", "", Examples(Images(source, tuple(rows)), chosen, space))
+    return matched
+
+
+def evaluate(
+    source: FileSource, logits: Tensor, space: LabelSpace, thresholds: Tensor, matched: Matched
+) -> Evaluation | None:
+    """Compare the predictions of logits [N, C] with labels; None if no image has one that is a class."""
+    if not matched.known:
+        return None
+    rows = list(matched.known)
+    chosen = torch.stack(list(matched.known.values()))
+    test_set = TestSet(GIVEN, "all", "", Examples(Images(source, tuple(rows)), chosen, space))
     kept = logits[rows]
     return Evaluation(
-        score(kept, chosen, space, name="given labels", decision=Decision(thresholds=thresholds)),
+        score(kept, chosen, space, name=GIVEN, decision=Decision(thresholds=thresholds)),
         mistakes_event("predictions", test_set, kept, thresholds=thresholds),
-        unused=len(labels.targets) - len(rows),
-        by_name=matched.by_name,
-        ambiguous=matched.ambiguous,
     )
 
 
@@ -178,9 +187,10 @@ def is_formula(cell: object) -> bool:
 def parquet_content(found: Predictions) -> bytes:
     """The same as Parquet; several labels are a list."""
     buffer = io.BytesIO()
-    columns = {
-        name: pa.array(column, pa.string()) if name == "error" else column  # a type even where there is none
-        for name, column in _columns(found).items()
+    words = pa.list_(pa.string()) if found.space.kind == "multi" else pa.string()
+    types = {"image": pa.string(), "method": pa.string(), "predicted": words, "truth": words, "error": pa.string()}
+    columns = {  # with a type also where every image is without a value
+        name: pa.array(column, types.get(name, pa.float64())) for name, column in _columns(found).items()
     }
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     return buffer.getvalue()
@@ -223,7 +233,7 @@ def _facts(found: Predictions) -> dict[str, list[Cell]]:
     }
     if not several:
         columns["probability"] = [round(one.top[0][1], 6) for one in found.images]
-    if found.evaluation is not None:
+    if found.matched is not None:
         columns["truth"] = [_cell(one.truth, several=several) for one in found.images]
     if isinstance(found.threshold, float):
         columns["threshold"] = [found.threshold for _ in found.images]

@@ -82,7 +82,12 @@ def _is_there(path: Path) -> bool:
 
 
 def require_output_file(path: Path, option: str) -> None:
-    """Raise UserError unless a file can be written; `option` is how the user named it."""
+    """Raise UserError unless a file can be written; `option` is how the user named it.
+
+    "-", by which other programs mean the output, is no file here.
+    """
+    if path == Path("-"):
+        raise UserError(f"{option} - cannot be written to the output; give the path of a file.")
     what = obstacle(path, "file")
     if what and what != "does not exist":
         raise UserError(f"{option} {path} cannot be written: it {what}; give the path of a file.")

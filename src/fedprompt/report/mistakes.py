@@ -95,7 +95,7 @@ def _worst(found: MistakeRecord) -> WorstMistake:
         " + ".join(found.truth) or "none",
         " + ".join(found.predicted) or "none",
         found.wrong,
-        DASH if found.probability is None else f"{100 * found.probability:.0f}%",
+        DASH if found.probability is None else f"{100 * found.probability:.1f}%",  # beside a threshold
     )
 
 

@@ -64,8 +64,8 @@ def predictions_page(
 ) -> str:
     """The predictions of a method as HTML: samples of `total` images, and mistakes where true labels are known.
 
-    `unreadable` are names of further images and why they cannot be read; `notes` are sentences at the top, such as when
-    a label counts as present.
+    `unreadable` are names of further images and why they cannot be read; `notes` are sentences at the top: which
+    model predicted, its figures with given labels, when a label counts as present.
     """
     trial = TrialRecord(about, (), (), tuple(samples))
     run = Run(HeaderEvent(main=about.trial), (trial,), None)

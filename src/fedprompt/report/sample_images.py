@@ -65,6 +65,22 @@ class SampleImage:
         """Its true labels, or its name where they are not known."""
         return self.truth or ("none of the labels" if self.known else self.name)
 
+    @property
+    def heading(self) -> str:
+        """Its name on a page of predictions, where a user looks for it; its true labels in the report of a run."""
+        return self.name if self._is_given else self.truth_text
+
+    @property
+    def below(self) -> str:
+        """What stands below the heading: the given label on a page of predictions, the split in the report of a run."""
+        if not self._is_given:
+            return self.split
+        return f"true: {self.truth_text}" if self.known else ""
+
+    @property
+    def _is_given(self) -> bool:
+        return any(trial.decided is not None for trial in self.predictions)
+
     def is_right(self, trial: TrialPredictions) -> bool:
         """Whether the decided labels are exactly the true ones or, where none are, the strongest is a true one."""
         if trial.decided is not None:

@@ -131,12 +131,18 @@ def class_number(value: object) -> int | None:
 
 
 def labels_of(
-    cells: Sequence[object], names: Sequence[str], *, mistakes: Mistakes, lines: Sequence[int] | None = None
+    cells: Sequence[object],
+    names: Sequence[str],
+    *,
+    mistakes: Mistakes,
+    lines: Sequence[int] | None = None,
+    others: bool = False,
 ) -> list[int]:
     """The class of every cell of a column: all cells are names, or all are numbers from 0 on, never some of each.
 
     What is neither is noted in `mistakes`, and stands as -1. So are labels that begin with 1 and end with the number of
-    classes, and numbers where the classes are themselves called by numbers.
+    classes, and numbers where the classes are themselves called by numbers. With `others`, a name of another class is
+    no mistake, and stands as -1 alone.
     """
     position = {name: label for label, name in enumerate(names)}
     texts = [normal_name(cell) if isinstance(cell, str) else cell for cell in cells]
@@ -150,7 +156,7 @@ def labels_of(
             return [-1] * len(cells)
         return [_within(number, names, mistakes, _line(lines, row)) for row, number in enumerate(found)]
     for row, (text, label) in enumerate(zip(texts, named, strict=True)):
-        if label < 0:
+        if label < 0 and not (others and isinstance(text, str) and text and numbers[row] is None):
             mistakes.add(_stranger(text, names, by_name=by_name), line=_line(lines, row))
     return named
 

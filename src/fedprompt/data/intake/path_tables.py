@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedprompt.data.intake.class_names import labels_of
+from fedprompt.data.intake.class_names import labels_of, normal_name
 from fedprompt.data.intake.label_cells import UNKNOWN, is_missing, read_label_column, truth_columns
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.data.intake.tables import SUFFIXES, Row, Table, read_table, renamed
@@ -26,6 +26,8 @@ from fedprompt.file_system import require_file
 if TYPE_CHECKING:
     from torch import Tensor
 
+# A class [], or one of 1, 0 and -1 (unknown) per class [C]; in words where a label is none of the classes.
+GivenLabel: TypeAlias = "Tensor | tuple[str, ...]"
 PARQUET = ".parquet"
 FIX = "correct that cell"
 
@@ -53,19 +55,30 @@ class Matched:
     """The labels of files, None for those without; how many were found `by_name` alone, and how many are `ambiguous`.
 
     A file is ambiguous if its path is not in the table and its name is that of several rows, or of several such files.
+    `unused` labels belong to no file.
     """
 
-    targets: tuple[Tensor | None, ...]
+    targets: tuple[GivenLabel | None, ...]
     by_name: int = 0
     ambiguous: int = 0
+    unused: int = 0
+
+    @property
+    def known(self) -> dict[int, Tensor]:
+        """The labels that are classes, by the row of their file."""
+        return {
+            row: target
+            for row, target in enumerate(self.targets)
+            if target is not None and not isinstance(target, tuple)
+        }
 
 
 @dataclass(frozen=True)
 class GivenLabels:
-    """Labels of images by their resolved path: a class [], or one of 1, 0 and -1 (unknown) per class [C]."""
+    """Labels of images by their resolved path."""
 
     path: Path
-    targets: Mapping[str, Tensor]
+    targets: Mapping[str, GivenLabel]
 
     def of(self, files: Sequence[str]) -> Matched:
         """The labels of each file.
@@ -80,7 +93,7 @@ class GivenLabels:
             None if path in self.targets else os.path.basename(file) for path, file in zip(real, files, strict=True)
         ]
         count = Counter(names)
-        found: list[Tensor | None] = []
+        found: list[GivenLabel | None] = []
         by_name = ambiguous = 0
         for path, name in zip(real, names, strict=True):
             rows = [path] if name is None else free.get(name, [])
@@ -88,17 +101,17 @@ class GivenLabels:
             found.append(self.targets[rows[0]] if alone else None)
             by_name += alone and name is not None
             ambiguous += bool(rows) and not alone
-        return Matched(tuple(found), by_name, ambiguous)
+        unused = len(self.targets) - sum(target is not None for target in found)
+        return Matched(tuple(found), by_name, ambiguous, unused)
 
 
 def read_labels(path: Path, space: LabelSpace) -> GivenLabels:
     """Read labels over the candidate classes of `space` from a table with a column of images.
 
     One label per image stands in `label`; several stand in `labels`, or in one column per class. Rows without a label
-    are left out. Raises UserError with all mistakes, each with its line.
+    are left out, and a label that is none of the classes stays a word. Raises UserError with all mistakes, each with
+    its line.
     """
-    import torch  # paths are read without it, which saves seconds where one is wrong
-
     require_file(path, "give the path of a table")
     needed = ("label",) if space.kind == "single" else ()
     table = _read(path, needed)
@@ -106,11 +119,11 @@ def read_labels(path: Path, space: LabelSpace) -> GivenLabels:
     files = _paths(table, mistakes)
     with mistakes.before_others(fix=FIX):
         targets = _single(table, space, mistakes) if space.kind == "single" else _multi(table, space, mistakes)
-    found: dict[str, Tensor] = {}
+    found: dict[str, GivenLabel] = {}
     for file, target, line in zip(map(os.path.realpath, files), targets, table.lines, strict=True):
         if target is None:
             continue
-        if file in found and not torch.equal(found[file], target):
+        if file in found and not _is_same(found[file], target):
             mistakes.add(f"{file!r} has another label in an earlier row", line=line)
         found[file] = target
     mistakes.check(fix=FIX)
@@ -119,21 +132,27 @@ def read_labels(path: Path, space: LabelSpace) -> GivenLabels:
     return GivenLabels(path, found)
 
 
-def _single(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor | None]:
-    import torch
+def _is_same(one: GivenLabel, other: GivenLabel) -> bool:
+    if isinstance(one, tuple) or isinstance(other, tuple):
+        return type(one) is type(other) and set(one) == set(other)
+    return one.equal(other)
+
+
+def _single(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[GivenLabel | None]:
+    import torch  # paths are read without it, which saves seconds where one is wrong
 
     cells = table.column("label")
     known = [row for row, cell in enumerate(cells) if not (cell == "" or is_missing(cell)) or cell in space.names]
     lines = [table.lines[row] for row in known]
-    labels = labels_of([cells[row] for row in known], space.names, mistakes=mistakes, lines=lines)
+    labels = labels_of([cells[row] for row in known], space.names, mistakes=mistakes, lines=lines, others=True)
     mistakes.check(fix=FIX)
-    found: list[Tensor | None] = [None] * len(cells)
+    found: list[GivenLabel | None] = [None] * len(cells)
     for row, label in zip(known, labels, strict=True):
-        found[row] = torch.tensor(label)
+        found[row] = torch.tensor(label) if label >= 0 else (normal_name(str(cells[row])),)
     return found
 
 
-def _multi(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor | None]:
+def _multi(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[GivenLabel | None]:
     import torch
 
     if "labels" not in table.columns:
@@ -150,12 +169,15 @@ def _multi(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor |
     column = read_label_column(table.column("labels"), mistakes=mistakes, lines=table.lines, names=space.names)
     if column.vectors:
         return list(torch.tensor(column.vectors, dtype=torch.int8))
-    found: list[Tensor | None] = []
+    found: list[GivenLabel | None] = []
     for own, line in zip(column.labels, table.lines, strict=True):
+        if own is None:
+            found.append(None)
+            continue
+        labels = labels_of(own, space.names, mistakes=mistakes, lines=[line] * len(own), others=True)
         target = torch.zeros(len(space), dtype=torch.int8)
-        for label in labels_of(own or (), space.names, mistakes=mistakes, lines=[line] * len(own or ())):
-            target[label] = 1
-        found.append(None if own is None else target)
+        target[torch.tensor(labels, dtype=torch.long)] = 1
+        found.append(tuple(map(str, own)) if -1 in labels else target)
     return found
 
 

@@ -210,10 +210,18 @@ class Mistakes:
             first, place = found[0], ordered[0][1]
             end = "" if first.endswith((".", "?")) or ";" in first else f"; {fix}"
             raise UserError(f"{self.source}{', ' if place else ': '}{first}{end}".rstrip(".") + ".")
+        fix = _for_several(fix)
         lines = "".join(f"\n  {text}" for text in found[:SHOWN_MISTAKES])
         more = len(found) - SHOWN_MISTAKES
         rest = f"\n  and {more:,} more" if more > 0 else ""
         raise UserError(f"{self.source} has {len(found):,} mistakes{fix and f'; {fix}'}:{lines}{rest}")
+
+
+def _for_several(fix: str) -> str:
+    """What to do about one place, said of several: "correct these cells" for "correct that cell"."""
+    found = re.fullmatch(r"(\w+) that((?: \w+)*)", fix)
+    nouns = found[2].split() if found else []
+    return " ".join([found[1], "these", *(f"{word}s" if word != "or" else word for word in nouns)]) if found else fix
 
 
 def read_all(readers: Iterable[Callable[[], Read]]) -> list[Read]:

@@ -1,0 +1,96 @@
+"""Sentences about predictions, for the terminal and the page: thresholds, figures with given labels, and cautions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedprompt.data.labels import LabelSpace
+from fedprompt.errors import did_you_mean, plural
+from fedprompt.experiments.predictions import UNFITTED, Prediction, Predictions
+from fedprompt.records.adapter import Adapter
+
+SHOWN_FOREIGN = 20  # images with labels of other classes that are named
+FIGURES = {
+    "single": {"accuracy": "accuracy", "macro_f1": "macro F1"},
+    "multi": {"mean_average_precision": "mAP", "cf1_macro_tuned": "CF1", "of1_tuned": "OF1"},
+}
+
+
+def threshold_sentence(adapter: Adapter, space: LabelSpace) -> str:
+    """From which probability on a label counts as present, and where that is from; "" for single-label data."""
+    if space.kind == "single":
+        return ""
+    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
+    own = [fitted[name] for name in space.names if name in fitted]
+    if not own:
+        return f"A label counts as present from {100 * UNFITTED:.1f}%; no threshold was fitted for these classes."
+    low, high = (f"{100 * value:.1f}%" for value in (min(own), max(own)))
+    span = low if low == high else f"its own threshold, {low} to {high}"
+    rest = len(space) - len(own)
+    others = f"; {plural(rest, 'label')} without a fitted threshold from {100 * UNFITTED:.1f}%" if rest else ""
+    return f"A label counts as present from {span}, fitted on training images{others}."
+
+
+def trained_on_sentence(found: Predictions) -> str:
+    """That figures are too high, as images were trained on; empty without figures or such images."""
+    if not found.trained_on:
+        return ""
+    are = "is a training image" if found.trained_on == 1 else "are training images"
+    return (
+        f"{found.trained_on:,} of {plural(len(found.images), 'image')} {are} of the adapter's own run, so these "
+        "figures are too high; those of its test images are in the report of the run."
+    )
+
+
+def figure_sentences(found: Predictions) -> Iterator[str]:
+    """The figures on the images with given labels, and what they count as 0; nothing without a table of labels."""
+    if found.evaluation is None:
+        if found.matched is not None:
+            yield "There are no figures, since no image that can be read has a label that is a class of the model."
+        return
+    mistakes, figures, kind = found.evaluation.mistakes, found.evaluation.score.figures, found.space.kind
+    said = ", ".join(f"{name} {100 * figures[key]:.1f}%" for key, name in FIGURES[kind].items())
+    yield f"Of {plural(mistakes.images, 'image')} with a given label: {said}."
+    if absent := sum(one.predicted > 0 and not one.images for one in mistakes.classes):
+        macro = "CF1" if kind == "multi" else "macro F1"
+        were = "class was" if absent == 1 else "classes were"
+        yield f"{absent:,} {were} predicted that no image has; {macro} counts each as 0."
+
+
+def label_notes(found: Predictions) -> Iterator[str]:
+    """Which images have no given label, or one that is no class, and how labels were found; none without a table."""
+    matched = found.matched
+    if matched is None:
+        return
+    if said := _foreign_sentence(found):
+        yield said
+    if without := sum(target is None for target in matched.targets):
+        yield f"Images without a label in the table: {without:,}."
+    if matched.unused:
+        yield f"Labels of other images in the table: {matched.unused:,}."
+    if matched.by_name:
+        yield f"Labels found by file name only, since the paths differ: {matched.by_name:,}."
+    if matched.ambiguous:
+        yield (
+            f"Images without a label since several rows or images have their file name: {matched.ambiguous:,}; give "
+            "their paths in the table."
+        )
+
+
+def _foreign_sentence(found: Predictions) -> str:
+    """Which images are left out of the figures, as the model does not have their label; empty without any."""
+    if not found.foreign:
+        return ""
+    count = len(found.foreign)
+    are, their = ("is", "its") if count == 1 else ("are", "their")
+    named = ", ".join(_foreign(one, found.space) for one in found.foreign[:SHOWN_FOREIGN])
+    more = f" and {count - SHOWN_FOREIGN:,} more" if count > SHOWN_FOREIGN else ""
+    return (
+        f"{plural(count, 'image')} {are} left out of the figures, since the model has no class of {their} label: "
+        f"{named}{more}."
+    )
+
+
+def _foreign(one: Prediction, space: LabelSpace) -> str:
+    labels = [name for name in one.truth or () if name not in space.names]
+    return f"{one.picture} ({', '.join(f'{name!r}{did_you_mean(name, space.names)}' for name in labels)})"
