@@ -16,6 +16,7 @@ from torch import Tensor
 import fedprompt
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe
+from fedprompt.data.dataset import fingerprints
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.errors import plural
@@ -121,6 +122,7 @@ def _data(experiment: Experiment) -> DataRecord:
     return DataRecord(
         name=dataset.name,
         fingerprint=dataset.source.fingerprint,
+        columns=fingerprints(dataset),
         kind=dataset.space.kind,
         summary=report.sentence(),
         images={split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)},
