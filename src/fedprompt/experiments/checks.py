@@ -40,7 +40,7 @@ def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
     for messages in experiment.problems.values():
         more = f" {len(messages) - 1:,} more like this are listed in run.jsonl." if len(messages) > 1 else ""
         callbacks.on_warning(messages[0] + more)
-    for remark in experiment.remarks:
+    for remark in (*experiment.remarks, *experiment.cut_texts):
         callbacks.on_warning(remark)
 
 

@@ -19,7 +19,7 @@ from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import bundled
 from fedprompt.descriptions.phrases import content_stems
-from fedprompt.errors import UserError, did_you_mean, series
+from fedprompt.errors import UserError, did_you_mean, plural, series
 from fedprompt.file_system import is_file, require_file
 from fedprompt.methods.base import Reads
 from fedprompt.seeding import numpy_stream
@@ -262,6 +262,22 @@ def check_distinct_texts(clip: Clip, space: LabelSpace) -> None:
                 f"The classes {_cut(space.names[other])} and {_cut(space.names[label])} are one to the backbone, "
                 f"for of {_cut(texts[other])} and {_cut(texts[label])} {reason}; {fix}."
             )
+
+
+def cut_texts(clip: Clip, spaces: Sequence[LabelSpace]) -> tuple[str, ...]:
+    """A sentence on the classes whose texts have more tokens than the backbone reads; none if it reads all whole."""
+    room = clip.tokenizer.room
+    texts = {text: name for space in spaces for name, text in zip(space.names, space.texts(), strict=True)}
+    lengths = zip(texts.values(), map(len, clip.tokenizer.pieces(list(texts))), strict=True)
+    too_long = {name: length for name, length in lengths if length > room}
+    if not too_long:
+        return ()
+    name, length = next(iter(too_long.items()))
+    others = f" (and those of {plural(len(too_long) - 1, 'more class')})" if len(too_long) > 1 else ""
+    return (
+        f"The backbone reads the first {room} of the {length} tokens of the text of the class {_cut(name)}{others}; "
+        "shorten the name, or the template.",
+    )
 
 
 def _cut(text: str) -> str:

@@ -134,7 +134,7 @@ def _data(experiment: Experiment) -> DataRecord:
         new=[names[label] for label in dataset.new],
         domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],
         unseen_domains=dataset.unseen_domains,
-        notes=(*report.all_warnings(), *_problem_notes(experiment), *experiment.remarks),
+        notes=(*report.all_warnings(), *_problem_notes(experiment), *experiment.remarks, *experiment.cut_texts),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,12 +19,18 @@ from fedprompt.config.tuned import PAPER
 from fedprompt.data.annotation import draw_missing, mask_labels
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
+from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, find_problems
 from fedprompt.data.quality import figure_warnings
 from fedprompt.demo import DEMO, weights_folder
 from fedprompt.errors import UserError, wording
-from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
+from fedprompt.experiments.class_descriptions import (
+    check_distinct_texts,
+    cut_texts,
+    describe_origin,
+    with_descriptions,
+)
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import MOST_HASHED, UnreadableImage, exclude_unreadable, scan_used_images
@@ -69,6 +75,11 @@ class Experiment:
             if problem.kind != "unreadable":
                 found[problem.kind] = (*found.get(problem.kind, ()), problem.message)
         return found
+
+    @property
+    def cut_texts(self) -> tuple[str, ...]:
+        """A sentence on the classes whose texts the backbone does not read to the end, if there are any."""
+        return cut_texts(self.clip, list(_spaces(self.dataset)))
 
     @cached_property
     def remarks(self) -> tuple[str, ...]:
@@ -138,9 +149,8 @@ def assemble(
     clip = (backbone or load_backbone)(recipe.backbone)
     trials[0].require_carried(clip.family)
     trials = tuple(trial for trial in trials if not trial.refusal(clip.family))
-    for part in dataset.parts:
-        for template in dict.fromkeys((part.space.template, *part.templates.values())):
-            check_distinct_texts(clip, replace(part.space, template=template))
+    for space in _spaces(dataset):
+        check_distinct_texts(clip, space)
     clients = Clients(
         dataset,
         partition,
@@ -150,6 +160,13 @@ def assemble(
     )
     _check_held_out(plan, clients)
     return Experiment(plan, clip, dataset, partition, clients, trials, described, origins, hidden, left_out, looked)
+
+
+def _spaces(dataset: Dataset) -> Iterator[LabelSpace]:
+    """The label space of every part with each template that its domains have."""
+    for part in dataset.parts:
+        for template in dict.fromkeys((part.space.template, *part.templates.values())):
+            yield replace(part.space, template=template)
 
 
 def _check_defaults(plan: Plan, dataset: Dataset) -> None:

@@ -71,7 +71,8 @@ class Predictions:
 
     `files` are the paths that the images have. `thresholds` are the probabilities per class from which a label is
     present (multi-label only). `unreadable` images have no prediction; `left_out` counts files by the reason why they
-    were left out, and `trained_on` images with given labels that the adapter's run trained on.
+    were left out, and `trained_on` images with given labels that the adapter's run trained on. `warnings` are sentences
+    on class names that the backbone does not read to the end.
     """
 
     images: tuple[Prediction, ...]
@@ -84,6 +85,7 @@ class Predictions:
     left_out: Mapping[str, int] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     trained_on: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def threshold(self) -> float | dict[str, float] | None:
