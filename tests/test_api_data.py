@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from PIL import Image
 
 import fedprompt as fp
+from fedprompt.config.recipe import Recipe, find_recipe, load_recipe
+from fedprompt.config.registry import PARTITION_RULES, SOURCES
+from fedprompt.data.in_memory import dataset_of_columns
+from fedprompt.experiments.plan import resolve
 from fedprompt.testing import tiny_clip
 
 
@@ -138,3 +143,24 @@ def test_a_file_that_cannot_be_read_costs_itself_in_a_folder_and_raises_where_it
         adapter.predict(listed)
     with pytest.raises(fp.UserError, match='give "skip" or "raise"'):
         adapter.predict("cat", on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_python_and_a_recipe_draw_the_same_test_images_and_clients(tmp_path: Path) -> None:
+    tree(tmp_path / "images")
+    plan = resolve(load_recipe(find_recipe("own_folder"), [f"data.path={tmp_path / 'images'}"]))
+    expected = plan.source()
+    data = fp.load_dataset("image_folder", path=tmp_path / "images")
+    assert list(data.splits) == list(expected.splits)
+    assert fp.partition(data).partition.shards == plan.partition(expected).shards
+
+
+def test_every_source_and_rule_has_the_seed_of_the_recipes() -> None:
+    expected = Recipe.model_fields["seed"].default
+    seeds = {
+        name: inspect.signature(registry.find(name, place="")).parameters["seed"].default
+        for registry in (SOURCES, PARTITION_RULES)
+        for name in registry.names()
+        if "seed" in inspect.signature(registry.find(name, place="")).parameters
+    }
+    assert seeds and set(seeds.values()) == {expected}
+    assert inspect.signature(dataset_of_columns).parameters["seed"].default == expected

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Annotated, get_type_hints
@@ -17,8 +20,10 @@ from fedprompt.config.values import OrNegative
 from fedprompt.errors import worded
 from fedprompt.methods import load
 from fedprompt.records.reading import MEASURES, TITLES
+from fedprompt.report.next_steps import proposals
 from fedprompt.testing import tiny_clip, tiny_dataset
 from fedprompt.testing.properties import impossible_values
+from test_cli import without_end
 
 
 @cache
@@ -98,6 +103,25 @@ def test_an_unknown_class_of_a_method_is_asked_for_at_once(folder: Path) -> None
     assert torch.equal(given.probabilities, loaded.probabilities)
     with pytest.raises(fp.UserError, match="`method` is 'own', not a class derived from"):
         run.adapter(method="own")  # type: ignore[arg-type]
+
+
+def test_a_class_takes_the_place_of_the_name_where_there_is_no_keyword_for_it(folder: Path) -> None:
+    clip, data, clients = objects()
+    with pytest.raises(fp.UserError, match=r"There is no method 'promptlf'.*its class in place of the name") as error:
+        fp.train("promptlf", clip, data, clients, progress=False)
+    assert "as in train(promptlf, ...)" in str(error.value) and "method=" not in str(error.value)
+
+
+def test_the_call_that_goes_on_has_the_class_of_a_method_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    without_end(tmp_path / "run")
+    clip, data, clients = objects()
+    with pytest.raises(fp.UserError, match="or its class, `method=Own`"):
+        fp.resume(tmp_path / "run", clip=clip, data=data, clients=clients, progress=False)
+    going_on = proposals(fp.read_run(tmp_path / "run").records, str(tmp_path / "run")).resume()
+    assert going_on.endswith("clients=clients, method=Own)")
+    given = {"fp": fp, "clip": clip, "data": data, "clients": clients, "Own": Own}
+    assert eval(going_on, given).finished
 
 
 def test_a_shell_is_not_told_of_classes() -> None:
@@ -223,3 +247,44 @@ def test_a_figure_is_chosen_by_its_word_or_its_heading() -> None:
 @pytest.mark.parametrize("words", ["[N, C]", "`Score`", "Raises UserError", "[0, 1]", "Everingham"])
 def test_scoring_is_documented_with_shapes_units_errors_and_source(words: str) -> None:
     assert words in (fp.evaluate.__doc__ or "")
+
+
+def test_a_class_name_that_the_backbone_does_not_read_to_the_end_is_warned_of(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, data, _ = objects()
+    long, said = "cat " * 200, r"The backbone reads the first \d+ of the \d+ tokens of the text of the class 'cat cat"
+    adapter, image = fp.read_run(folder).adapter(method=Own, clip=clip), data.source.open(0)
+    with pytest.warns(UserWarning, match=said):
+        adapter.predict(image, classes=["dog", long.strip()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapter.predict(image, classes=["dog", "cat"])
+    pairs = [(data.source.open(row), (long.strip(), "dog")[row % 2]) for row in range(16)]
+    told = Told()
+    named = fp.load_dataset(pairs)
+    clients = fp.partition(named, "iid", clients=2)
+    fp.train(Own, clip, named, clients, rounds=1, out=tmp_path / "run", callbacks=told, progress=False)
+    assert len([one for one in told.warnings if re.match(said, one)]) == 1
+
+
+class Told(fp.Callback):
+    """Callbacks that keep the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def on_warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_trials_of_one_name_and_seed_with_different_figures_are_not_compared(folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    log = other / "run.jsonl"
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if line["event"] == "score":
+            line["figures"] = dict.fromkeys(line["figures"], 0.125)
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    with pytest.raises(fp.UserError, match=r"trial called 'Own' with different figures; give one of them a label"):
+        fp.compare([folder, other])

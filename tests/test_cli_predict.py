@@ -114,6 +114,12 @@ def test_a_table_of_paths_is_taken_as_its_images_in_its_order(run: Path, images:
     assert json.loads(output("predict", run, tmp_path / "lines.jsonl", "--json"))[0]["image"] == "images/2.png"
 
 
+def test_a_class_name_that_is_too_long_for_the_backbone_is_warned_of_once(run: Path, images: Path) -> None:
+    said = call("predict", run, images, "--classes", f"dog,{'cat ' * 200}", code=0)
+    assert said.count("tokens of the text of the class 'cat cat") == 1
+    assert "The backbone reads the first" not in call("predict", run, images, "--classes", "dog,cat", code=0)
+
+
 def test_an_image_of_a_table_that_is_not_there_costs_itself_and_mistakes_of_a_table_are_named(
     run: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.config.settings import apply_settings
 from fedprompt.data.intake.path_tables import read_paths
 from fedprompt.data.sources.class_table import class_table
 from fedprompt.data.sources.label_table import label_table
 from fedprompt.errors import UserError
+from fedprompt.experiments.plan import resolve
 from fedprompt.text_files import data_setting
 
 IMAGES = {"a.jpg": "cat", "b.jpg": "dog", "c.jpg": "cat", "d.jpg": "dog"}
@@ -97,7 +99,19 @@ def test_a_table_whose_labels_stand_under_another_name_is_refused_with_the_setti
     with pytest.raises(UserError) as caught:
         label_table(path=written(tmp_path, "image,kinds", *rows))
     assert "--set data.columns.labels=kinds" in str(caught.value)
-    assert "--set data.source=class_table --set data.columns.label=kinds" in str(caught.value)
+    assert "recipe own_folder with --set data.source=class_table --set data.columns.label=kinds" in str(caught.value)
+
+
+def test_a_table_with_one_label_per_image_is_refused_with_the_recipe_that_reads_it(tmp_path: Path) -> None:
+    rows = [f"{file},{label}" for file, label in IMAGES.items()]
+    path = written(tmp_path, "image,label", *rows)
+    recipe, settings = find_recipe("own_table"), [f"data.path={path}"]
+    with pytest.raises(UserError) as caught:
+        resolve(load_recipe(recipe, settings)).source()
+    said = str(caught.value)
+    assert "run the recipe own_folder with --set data.source=class_table" in said and "columns.label=" not in said
+    plan = resolve(load_recipe(find_recipe("own_folder"), [*settings, "data.source=class_table"]))
+    assert (plan.source().space.kind, plan.recipe.defaults) == ("single", "single-label")
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+import fedprompt as fp
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments import checks
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import ChangesEvent
 from fedprompt.records.run_folder import read_events
@@ -112,3 +117,129 @@ def test_an_untouched_run_is_resumed_without_a_word(finished: Path, tmp_path: Pa
     shutil.copytree(finished, tmp_path / "run")
     runs.resume(tmp_path / "run")
     assert not [event for event in read_events(tmp_path / "run") if isinstance(event, ChangesEvent)]
+
+
+TABLE = """
+name = "table"
+[data]
+source = "class_table"
+path = "{}"
+test_fraction = 0.25
+[partition]
+rule = "iid"
+clients = 2
+[method]
+name = "promptfl"
+[train]
+rounds = 1
+batch_size = 20
+[evaluate]
+samples = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 24 images, a table of their labels and an unfinished run on them."""
+    folder = tmp_path_factory.mktemp("table")
+    for number in range(24):
+        Image.new("RGB", (8, 8), (10 * number, 40, 200)).save(folder / f"{number}.png")
+    write_labels(folder, "abc")
+    runs.start(resolve(parse_recipe(TABLE.format(folder / "labels.csv"))), folder / "run")
+    without_end(folder / "run")
+    return folder
+
+
+def write_labels(folder: Path, classes: str) -> None:
+    rows = [f"{number}.png,{classes[number % len(classes)]}" for number in range(24)]
+    (folder / "labels.csv").write_text("\n".join(["image,label", *rows, ""]))
+
+
+def forget(folder: Path) -> None:
+    """Take out of a run's header what older versions did not record."""
+    first, *rest = (folder / "run.jsonl").read_text().splitlines(keepends=True)
+    header = json.loads(first)
+    del header["data"]["columns"]
+    (folder / "run.jsonl").write_text(json.dumps(header) + "\n" + "".join(rest))
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("abc", ""),
+        ("bca", "other labels"),
+        ("abd", r"other classes \(.*\"c\".*, now .*\"d\""),
+        ("abcb", "other labels"),
+    ],
+)
+def test_other_labels_in_the_files_are_not_taken_in_silence(
+    table: Path, tmp_path: Path, classes: str, said: str
+) -> None:
+    shutil.copytree(table / "run", tmp_path / "run")
+    write_labels(table, classes)
+    try:
+        if said:
+            with pytest.raises(UserError, match=f"is not as it began: .*{said}"):
+                runs.resume(tmp_path / "run")
+        runs.resume(tmp_path / "run", accept_changes=bool(said))
+    finally:
+        write_labels(table, "abc")
+    assert bool(said) == any(isinstance(event, ChangesEvent) for event in read_events(tmp_path / "run"))
+
+
+def test_a_run_of_an_older_version_is_resumed_and_its_clients_are_compared(table: Path, tmp_path: Path) -> None:
+    shutil.copytree(table / "run", tmp_path / "run")
+    forget(tmp_path / "run")
+    write_labels(table, "abcb")
+    try:
+        with pytest.raises(UserError, match=r"began: another split \(.*; clients with other images"):
+            runs.resume(tmp_path / "run")
+    finally:
+        write_labels(table, "abc")
+    runs.resume(tmp_path / "run")
+    without_end(tmp_path / "run")
+    (tmp_path / "run" / "partition.json").unlink()
+    runs.resume(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def python_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("python") / "run"
+    data = in_memory()
+    fp.train("promptfl", fp.load_clip(), data, clients(data), out=folder, rounds=1, progress=False)
+    without_end(folder)
+    return folder
+
+
+def in_memory(*, shift: int = 0, **options: Any) -> fp.Dataset:
+    images = [Image.new("RGB", (8, 8), (10 * number, 40, 200)) for number in range(24)]
+    pairs = [(image, "abc"[(number + shift) % 3]) for number, image in enumerate(images)]
+    return fp.load_dataset(pairs, **{"test_fraction": 0.25, "seed": 1, **options})
+
+
+def clients(data: fp.Dataset, *, count: int = 2, alpha: float = 0.5) -> Clients:
+    return fp.partition(data, "dirichlet", clients=count, alpha=alpha, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "division", "said"),
+    [
+        ({}, {}, ""),
+        ({"seed": 5}, {}, "another split"),
+        ({"test_fraction": 0.5}, {}, r"another split \(\{\"train\": 18, .*, now \{\"train\": 12"),
+        ({"shift": 1}, {}, "other labels"),
+        ({"base": "half"}, {}, r"other classes \(.*, now .*\"new\": "),
+        ({}, {"count": 3}, r"other clients \(2 clients, now 3 clients\)"),
+        ({}, {"alpha": 50.0}, "clients with other images or classes"),
+    ],
+)
+def test_other_data_and_clients_from_python_are_not_taken_in_silence(
+    python_run: Path, tmp_path: Path, options: dict[str, Any], division: dict[str, Any], said: str
+) -> None:
+    shutil.copytree(python_run, tmp_path / "run")
+    data = in_memory(**options)
+    given = {"clip": fp.load_clip(), "data": data, "clients": clients(data, **division), "progress": False}
+    if said:
+        with pytest.raises(UserError, match=f"is not as it began: .*{said}.*accept_changes=True"):
+            fp.resume(tmp_path / "run", **given)
+    fp.resume(tmp_path / "run", accept_changes=bool(said), **given)

@@ -107,6 +107,14 @@ def test_the_report_goes_to_the_main_trial_which_is_trained_first(recorded: type
     assert run.finished and len(reports) == 1 and begins[0] < reports[0] < begins[1]
 
 
+def test_each_trial_has_its_own_hyper_parameters(recorded: type[Recorded], tmp_path: Path) -> None:
+    other = {"name": "fedclip", "train": {"lr": 0.5}}
+    train(tmp_path / "run", "aim", compare=[other], **{"train.lr": 0.25})  # type: ignore[list-item]
+    ours, others = (dict(value) for call, value in recorded.calls if call == "recipe")  # type: ignore[call-overload]
+    assert (ours["method.name"], ours["train.lr"], ours["method.n_ctx"]) == ("promptfl", 0.25, 2)
+    assert (others["method.name"], others["train.lr"]) == ("fedclip", 0.5) and "method.n_ctx" not in others
+
+
 @pytest.mark.parametrize("call", ["init", "recipe", "log", "finish"])
 def test_a_tracker_that_fails_is_left_out_with_one_warning(
     call: str, recorded: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

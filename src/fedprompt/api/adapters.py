@@ -26,7 +26,7 @@ from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import is_path_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural, worded
-from fedprompt.experiments.class_descriptions import check_distinct_texts
+from fedprompt.experiments.class_descriptions import check_distinct_texts, cut_texts
 from fedprompt.experiments.predict import (
     candidates,
     find_unreadable,
@@ -285,7 +285,7 @@ class Adapter:
         With `on_error="skip"`, files that cannot be read are left out of the result, listed in its `unreadable`, and
         warned of; with "raise" they are a UserError. By default those of a folder, a pattern or a table are skipped,
         and one image or a sequence, whose rows the result keeps, raises. Raises UserError too if no image can be read,
-        and for class names that cannot be told apart.
+        and for class names that cannot be told apart; warns of one that is too long for the backbone to read.
         """
         skips = _skips(on_error, images)
         given = _given_images(images, skips=skips)
@@ -294,6 +294,8 @@ class Adapter:
         if attributes and "attributes" not in method.reads:
             raise UserError(f"{self.method} reads no attributes, so they would change nothing; leave `attributes` out.")
         check_distinct_texts(clip, space)
+        for sentence in cut_texts(clip, [space]):
+            warnings.warn(sentence, stacklevel=3)
         try:
             logits = _logits(given, method, clip, space)
         except UserError:  # images are opened one by one only where that fails: nothing is decoded twice

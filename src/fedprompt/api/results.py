@@ -20,6 +20,7 @@ from fedprompt.methods.base import Method
 from fedprompt.records import reading
 from fedprompt.records.predictions import predictions_path
 from fedprompt.report import render
+from fedprompt.report.comparison import by_seed
 from fedprompt.report.figures import headline_drawing, loss_figure, score_figure
 from fedprompt.report.inline import Figure, Page
 from fedprompt.report.verdict import verdict
@@ -242,7 +243,8 @@ def read_run(folder: str | os.PathLike[str], /) -> Run:
 def compare(runs: Run | str | os.PathLike[str] | Sequence[Run | str | os.PathLike[str]], /) -> pandas.DataFrame:
     """Figures of several runs of the same methods, tidy: run, seed, trial, column and value in [0, 1].
 
-    `runs` is a run, its folder, or several of them. Raises UserError if there is none, or one is given twice.
+    `runs` is a run, its folder, or several of them. Raises UserError if there is none, one is given twice, or runs of
+    one seed have different data or trials of the same name with different figures.
     `table.pivot_table(index="trial", columns="column", values="value", aggfunc=["mean", "std"])` gives means and
     standard deviations over seeds.
     """
@@ -255,6 +257,7 @@ def compare(runs: Run | str | os.PathLike[str] | Sequence[Run | str | os.PathLik
         raise UserError("There is no run to compare; give runs or their folders.")
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise UserError(f"The run {twice} is given twice; means over it would count it twice.")
+    by_seed([run.records for run in opened])  # which refuses what no table can hold
     rows = [
         {
             "run": str(run.folder),

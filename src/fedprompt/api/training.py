@@ -244,7 +244,7 @@ def _interruption_kept(folder: Path, callbacks: RunCallbacks) -> Iterator[None]:
         render(folder)
 
 
-@worded("settings")
+@worded("keywords")
 def resume(  # noqa: PLR0913  (what may have been given from Python)
     folder: PathLike,
     /,

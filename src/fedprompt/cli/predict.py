@@ -165,6 +165,7 @@ def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
         yield said
     if said := trained_on_sentence(found):
         yield said
+    yield from found.warnings
 
 
 def _objects(found: Predictions) -> Iterator[dict[str, object]]:

@@ -15,6 +15,7 @@ from fedprompt.config.recipe import Recipe, recipe_key_hint
 from fedprompt.errors import UserError, did_you_mean, wording
 
 PACKAGE = "fedprompt.methods"
+_IN_PLACE = ", or its class in place of the name, as in train({}, ...)"  # where calls take settings of a recipe
 
 
 @functools.cache
@@ -28,9 +29,8 @@ def method_files() -> dict[str, Path]:
 
 def unknown_method(name: str, known: Collection[str]) -> UserError:
     """The error for a name that no method has."""
-    own = "package.module" + (
-        f", or its class, `method={name}`" if wording() != "shell" and name.isidentifier() else ""
-    )
+    by_class = {"shell": "", "keywords": f", or its class, `method={name}`", "settings": _IN_PLACE.format(name)}
+    own = "package.module" + (by_class[wording()] if name.isidentifier() else "")
     return UserError(
         f"There is no method {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}; your own: {own})."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from fedprompt.data.images import Images, ImageSource
 from fedprompt.data.intake.report import PARTS, Intake, IntakeReport, counted, html_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.text_files import json_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +223,21 @@ def multi_hot(labels: Sequence[Collection[int]], classes: int) -> Tensor:
     rows = [row for row, own in enumerate(labels) for _ in own]
     targets[rows, [label for own in labels for label in own]] = 1
     return targets
+
+
+def fingerprints(dataset: Dataset) -> Mapping[str, str]:
+    """A hash of each column that results depend on besides the images: labels, split, domains and classes."""
+    classes = (dataset.space.names, dataset.base, dataset.new, sorted(dataset.test_candidates.items()))
+    return {
+        "labels": _digest(dataset.targets.contiguous().numpy().tobytes()),
+        "split": _digest("\0".join(dataset.splits).encode()),
+        "domains": _digest("\0".join((*dataset.domains, *sorted(dataset.unseen_domains))).encode()),
+        "classes": _digest(json_text(classes).encode()),
+    }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _encode(column: Sequence[str]) -> tuple[Mapping[str, int], Tensor]:

@@ -120,7 +120,7 @@ def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but t
     unseen_domains: tuple[str, ...] = (),
     test_fraction: float = 0.25,
     template: str = "a photo of a {}.",
-    seed: int = 0,
+    seed: int = 1,
 ) -> Dataset:
     """The data set of N images with a label each (single-label), or a list of labels or a vector of 0 and 1 each.
 

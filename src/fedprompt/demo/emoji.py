@@ -40,7 +40,7 @@ def class_attributes() -> dict[str, tuple[str, ...]]:
     return dict(read_descriptions(DESCRIPTIONS).attributes)
 
 
-def emoji(*, seed: int = 0, train: int = 16, test: int = 12) -> Dataset:
+def emoji(*, seed: int = 1, train: int = 16, test: int = 12) -> Dataset:
     """One object per image: 120 classes by three artists (domains) that pretraining saw and three that it did not.
 
     `train` images per class and seen artist, `test` images per class and artist. Another seed draws other images.

@@ -94,7 +94,7 @@ class Scene:
     draws: Draws
 
 
-def scenes(*, seed: int = 0, train: int = 120, test: int = 80) -> Dataset:
+def scenes(*, seed: int = 1, train: int = 120, test: int = 80) -> Dataset:
     """Two to four objects per image, 24 classes; hidden conditions decide which objects co-occur, where and how.
 
     `train` and `test` images per domain, which is a season and a light. Split `test` has the conditions' co-occurrence

@@ -1,23 +1,31 @@
-"""Checks before a run starts or resumes: warnings about images, and that backbone, data and texts are unchanged."""
+"""Checks before a run starts or resumes: warnings about images, and that a run is as it began."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
+from fedprompt.data.dataset import fingerprints
+from fedprompt.data.partition.base import Partition
 from fedprompt.errors import UserError, plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
+from fedprompt.experiments.clients import partition_counts
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.test_sets import TestSet
+from fedprompt.file_system import is_file, read_bytes
 from fedprompt.records.events import HeaderEvent
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.text_files import json_text
 
 MACHINE = ("platform", "threads")  # versions that differ from machine to machine, without being a change of a run
+PARTITION = "partition.json"  # in the folder of a run
 LONGEST = 60  # characters of a value in a sentence
+ANOTHER = {"labels": "other labels", "split": "another split", "domains": "other domains", "classes": "other classes"}
 
 
 def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
@@ -32,7 +40,7 @@ def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
     for messages in experiment.problems.values():
         more = f" {len(messages) - 1:,} more like this are listed in run.jsonl." if len(messages) > 1 else ""
         callbacks.on_warning(messages[0] + more)
-    for remark in experiment.remarks:
+    for remark in (*experiment.remarks, *experiment.cut_texts):
         callbacks.on_warning(remark)
 
 
@@ -57,12 +65,20 @@ def header_of(run: RunFolder) -> HeaderEvent:
     return header
 
 
-def changes_since(header: HeaderEvent, experiment: Experiment) -> list[str]:
-    """What is no longer as the run's header says: the recipe, versions of packages, backbone, data or descriptions."""
+def recorded_partition(folder: Path) -> Partition | None:
+    """The partition that a run began with; None in a folder without it."""
+    path = folder / PARTITION
+    return Partition.from_json(read_bytes(path, "restore the file from a copy").decode()) if is_file(path) else None
+
+
+def changes_since(header: HeaderEvent, experiment: Experiment, partition: Partition | None) -> list[str]:
+    """What is no longer as a run's header and `partition` say: recipe, versions, backbone, data, clients or texts."""
     return [
         *_recipe_changes("", _that_count(header.recipe), _that_count(experiment.recipe.model_dump(mode="json"))),
         *_value_changes(header.versions, {key: one for key, one in versions().items() if key not in MACHINE}),
         *_fingerprint_changes(header, experiment),
+        *_data_changes(header, experiment),
+        *_client_changes(partition, experiment.partition),
     ]
 
 
@@ -99,6 +115,34 @@ def _fingerprint_changes(header: HeaderEvent, experiment: Experiment) -> Iterato
     ):
         if before != now:
             yield f"another {what} (fingerprint {before[:12]}, now {now[:12]})"
+
+
+def _data_changes(header: HeaderEvent, experiment: Experiment) -> Iterator[str]:
+    """Other labels, split, domains or classes than those recorded."""
+    before, dataset = header.data, experiment.dataset
+    now, counts = fingerprints(dataset), partition_counts(experiment.partition, dataset)
+    base, new = ([dataset.space.names[label] for label in labels] for labels in (dataset.base, dataset.new))
+    images = {split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)}
+    details: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "split": (before.images, images),
+        "classes": ({"base": before.base, "new": before.new}, {"base": base, "new": new}),
+    }
+    changed = [what for what, one in before.columns.items() if now.get(what, one) != one]
+    if not before.columns:  # a run of an older version, which has recorded names and numbers alone
+        changed = [what for what, (was, one) in details.items() if json_text(was) != json_text(one)]
+        if not changed and header.partition is not None and header.partition.counts != counts.counts:
+            changed = ["labels"]
+    for what in changed:
+        was, one = map(_short, details.get(what, ({}, {})))
+        yield f"{ANOTHER[what]} ({was}, now {one})" if was != one else ANOTHER[what]
+
+
+def _client_changes(before: Partition | None, now: Partition) -> Iterator[str]:
+    """Clients that hold other images or classes, or whose held-out images are drawn with another seed."""
+    if before is None or (before.shards, before.seed) == (now.shards, now.seed):
+        return
+    was, one = (plural(len(partition.shards), "client") for partition in (before, now))
+    yield f"other clients ({was}, now {one})" if was != one else "clients with other images or classes"
 
 
 def _short(value: JsonValue) -> str:

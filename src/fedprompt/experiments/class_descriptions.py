@@ -19,7 +19,7 @@ from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import bundled
 from fedprompt.descriptions.phrases import content_stems
-from fedprompt.errors import UserError, did_you_mean, series
+from fedprompt.errors import UserError, did_you_mean, plural, series
 from fedprompt.file_system import is_file, require_file
 from fedprompt.methods.base import Reads
 from fedprompt.seeding import numpy_stream
@@ -266,9 +266,31 @@ def check_distinct_texts(clip: Clip, space: LabelSpace) -> None:
 
 def check_distinct_classes(clip: Clip, dataset: Dataset) -> None:
     """UserError if two classes of a data set have the same text in tokens, with any of its templates."""
+    for space in templated_spaces(dataset):
+        check_distinct_texts(clip, space)
+
+
+def templated_spaces(dataset: Dataset) -> Iterator[LabelSpace]:
+    """The label space of every part with each template that its domains have."""
     for part in dataset.parts:
         for template in dict.fromkeys((part.space.template, *part.templates.values())):
-            check_distinct_texts(clip, replace(part.space, template=template))
+            yield replace(part.space, template=template)
+
+
+def cut_texts(clip: Clip, spaces: Sequence[LabelSpace]) -> tuple[str, ...]:
+    """A sentence on the classes whose texts have more tokens than the backbone reads; none if it reads all whole."""
+    room = clip.tokenizer.room
+    texts = {text: name for space in spaces for name, text in zip(space.names, space.texts(), strict=True)}
+    lengths = zip(texts.values(), map(len, clip.tokenizer.pieces(list(texts))), strict=True)
+    too_long = {name: length for name, length in lengths if length > room}
+    if not too_long:
+        return ()
+    name, length = next(iter(too_long.items()))
+    others = f" (and those of {plural(len(too_long) - 1, 'more class')})" if len(too_long) > 1 else ""
+    return (
+        f"The backbone reads the first {room} of the {length} tokens of the text of the class {_cut(name)}{others}; "
+        "shorten the name, or the template.",
+    )
 
 
 def _cut(text: str) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 import fedprompt
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe
+from fedprompt.data.dataset import fingerprints
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.data.quality import near_tests
@@ -123,6 +124,7 @@ def _data(experiment: Experiment) -> DataRecord:
     return DataRecord(
         name=dataset.name,
         fingerprint=dataset.source.fingerprint,
+        columns=fingerprints(dataset),
         kind=dataset.space.kind,
         summary=report.sentence(),
         images={split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)},
@@ -134,7 +136,7 @@ def _data(experiment: Experiment) -> DataRecord:
         new=[names[label] for label in dataset.new],
         domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],
         unseen_domains=dataset.unseen_domains,
-        notes=(*report.all_warnings(), *_problem_notes(experiment), *experiment.remarks),
+        notes=(*report.all_warnings(), *_problem_notes(experiment), *experiment.remarks, *experiment.cut_texts),
         near_duplicates=near,
         near_of_same_name=named,
     )

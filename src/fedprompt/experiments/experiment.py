@@ -24,7 +24,13 @@ from fedprompt.data.problems import ImageScan, find_problems
 from fedprompt.data.quality import Pair, figure_warnings, near_pairs
 from fedprompt.demo import DEMO, weights_folder
 from fedprompt.errors import UserError, wording
-from fedprompt.experiments.class_descriptions import check_distinct_classes, describe_origin, with_descriptions
+from fedprompt.experiments.class_descriptions import (
+    check_distinct_classes,
+    cut_texts,
+    describe_origin,
+    templated_spaces,
+    with_descriptions,
+)
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import MOST_HASHED, UnreadableImage, exclude_unreadable, scan_used_images
@@ -69,6 +75,11 @@ class Experiment:
             if problem.kind != "unreadable":
                 found[problem.kind] = (*found.get(problem.kind, ()), problem.message)
         return found
+
+    @property
+    def cut_texts(self) -> tuple[str, ...]:
+        """A sentence on the classes whose texts the backbone does not read to the end, if there are any."""
+        return cut_texts(self.clip, list(templated_spaces(self.dataset)))
 
     @cached_property
     def near_pairs(self) -> Sequence[Pair]:

@@ -25,7 +25,7 @@ from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.problems import scan_images
 from fedprompt.errors import UserError, did_you_mean, option
-from fedprompt.experiments.class_descriptions import check_distinct_texts
+from fedprompt.experiments.class_descriptions import check_distinct_texts, cut_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.plan import FindMethod, bind_method
@@ -225,6 +225,7 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
         left_out=given.left_out,
         matched=matched,
         evaluation=None if matched is None else evaluate(source, logits, space, limits, matched),
+        warnings=cut_texts(clip, [space]),
     )
     found = replace(found, trained_on=count_trained_on(adapter, found))
     if request.page is not None:

@@ -68,6 +68,7 @@ class Predictions:
     present (multi-label only). `unreadable` images have no prediction; `left_out` counts files by the reason why they
     were left out, and `trained_on` images with given labels that the adapter's run trained on. `matched` are the given
     labels; None if the user gave no table of them. `evaluation` is None too if no image has a label that is a class.
+    `warnings` are sentences on class names that the backbone does not read to the end.
     """
 
     images: tuple[Prediction, ...]
@@ -81,6 +82,7 @@ class Predictions:
     matched: Matched | None = None
     evaluation: Evaluation | None = None
     trained_on: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def foreign(self) -> tuple[Prediction, ...]:

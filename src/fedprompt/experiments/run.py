@@ -15,7 +15,14 @@ from fedprompt.config.recipe import Recipe, checked, load_recipe
 from fedprompt.config.recipe_tables import RuntimeTable
 from fedprompt.errors import NotFiniteError, UserError, option
 from fedprompt.experiments.budget import divide_time, give_back_time
-from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
+from fedprompt.experiments.checks import (
+    PARTITION,
+    changes_since,
+    header_of,
+    recorded_partition,
+    warn_of_missing_tests,
+    warn_of_problems,
+)
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, TransportFactory
 from fedprompt.experiments.events import (
     cooccurrence_event,
@@ -78,7 +85,7 @@ def start(  # noqa: PLR0913  (the plan, and what a command, a study or Python ad
             trial.make_method(experiment.clip)
         run = opened.enter_context(RunFolder.create(folder))
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
-        write_atomic(folder / "partition.json", experiment.partition.to_json())
+        write_atomic(folder / PARTITION, experiment.partition.to_json())
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
         run.append(header_event(experiment, test_sets, expected=expected, command=command))
@@ -103,8 +110,8 @@ def resume(  # noqa: PLR0913  (what a command or Python may change of a run)
     Of a finished run only the report is written again. `trusted` are the modules outside fedprompt that the run's
     recipe may name; None for a folder of one's own, which may name any. `given` stands for what the recipe names, and
     `runtime` for its [runtime], which no result depends on.
-    Raises UserError when recipe, versions, backbone, data or descriptions are no longer those that the run began with;
-    with `accept_changes` they are recorded, and the run goes on.
+    Raises UserError when recipe, versions, backbone, data (images, labels, split, domains, classes), clients or
+    descriptions are no longer those that the run began with; with `accept_changes` they are recorded, and it goes on.
     """
     with RunFolder.open(folder) as run, ExitStack() as opened:
         if _is_finished(run):
@@ -119,7 +126,7 @@ def resume(  # noqa: PLR0913  (what a command or Python may change of a run)
         prepare = opened.enter_context(_runtime(plan, given, make_transport))
         experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone, unreadable=unreadable)
         opened.enter_context(fitting_threads(experiment.clip))
-        changes = changes_since(header, experiment)
+        changes = changes_since(header, experiment, recorded_partition(folder))
         if changes and not accept_changes:
             raise UserError(
                 f"The run {folder} is not as it began: {'; '.join(changes)}. Undo that, start a new run, or resume it "

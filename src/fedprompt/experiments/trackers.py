@@ -17,6 +17,7 @@ from fedprompt.config.recipe import Recipe
 from fedprompt.config.settings import dotted
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.experiments.context import JoinedCallbacks, RunCallbacks, RunContext
+from fedprompt.experiments.plan import Trial
 from fedprompt.records.events import ScoreEvent
 
 if TYPE_CHECKING:
@@ -73,8 +74,17 @@ class Tracking(RunCallbacks):
     run of the trial with the label `main`; to the last one if that was trained before the run was resumed.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, warn: Callable[[str], None], *, main: str) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        warn: Callable[[str], None],
+        *,
+        main: str,
+        trials: Sequence[Trial] = (),
+    ) -> None:
         self._recipe = recipe
+        self._parameters = {trial.label: parameters_of(recipe, trial) for trial in trials}
         self._folder = folder
         self._warn = warn
         self._names = list(recipe.track)
@@ -152,9 +162,9 @@ class Tracking(RunCallbacks):
         self._open[name] = tracker
         configure = CONFIGURATIONS.get(name)
         if configure is None:
-            tracker.store_init_configuration(_parameters(self._recipe))
+            tracker.store_init_configuration(self._parameters.get(trial, {}))
         else:
-            configure(tracker, _parameters(self._recipe))
+            configure(tracker, self._parameters.get(trial, {}))
 
     def _place(self, name: str) -> Path:
         return (self._folder / FOLDER / name).resolve()
@@ -188,10 +198,15 @@ def _add_to_writer(writer: Any, values: Mapping[str, Any]) -> None:
         writer.file_writer.add_summary(summary)
 
 
-def _parameters(recipe: Recipe) -> dict[str, str | int | float | bool]:
-    """The dotted keys of a recipe with values that trackers take; lists are text."""
-    found = dotted(recipe.model_dump(mode="json", exclude_none=True))
-    return {key: value if isinstance(value, str | int | float) else str(value) for key, value in found}
+def parameters_of(recipe: Recipe, trial: Trial) -> dict[str, str | int | float | bool]:
+    """The dotted keys of a recipe as one of its trials has them, with values that trackers take; lists are text."""
+    table = next(one for one in (recipe.method, *recipe.compare) if one.title == trial.name)
+    tables = recipe.model_dump(mode="json", exclude_none=True, exclude={"method", "compare"})
+    for name, own in (("train", table.train), ("descriptions", table.descriptions)):
+        tables[name] = {**tables[name], **own}
+    tables["method"] = {"name": trial.method, "label": table.label, **trial.options}
+    found = {key: value for key, value in dotted(tables) if value is not None}
+    return {key: value if isinstance(value, str | int | float) else str(value) for key, value in found.items()}
 
 
 @contextmanager
@@ -213,8 +228,8 @@ def tracked(context: RunContext) -> Iterator[RunContext]:
     if not recipe.track:
         yield context
         return
-    main = context.experiment.trials[0].label
-    tracking = Tracking(recipe, context.run.path, context.callbacks.on_warning, main=main)
+    trials = context.experiment.trials
+    tracking = Tracking(recipe, context.run.path, context.callbacks.on_warning, main=trials[0].label, trials=trials)
     try:
         yield replace(context, callbacks=JoinedCallbacks((context.callbacks, tracking)))
     finally:

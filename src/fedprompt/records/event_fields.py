@@ -123,6 +123,7 @@ class DataRecord(Record):
 
     name: str = Field("", description="name of the data set")
     fingerprint: str = Field("", description="hash of the images' addresses or content")
+    columns: dict[str, str] = Field({}, description="hash of the labels, the split, the domains and the classes")
     kind: str = Field("", description="`single` or `multi`: labels per image")
     summary: str = Field("", description="what was read, in one line: images, classes, splits and what was left out")
     images: dict[str, int] = Field({}, description="images per split")

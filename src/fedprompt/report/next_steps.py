@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal, Protocol
 
+from fedprompt.config.method_files import method_files
+from fedprompt.config.outside_code import is_outside
 from fedprompt.config.tuned import recommended
 from fedprompt.demo import DEMO
 from fedprompt.demo import SOURCES as EMBEDDED
@@ -269,7 +271,17 @@ class Calls:
         """`fp.resume(...)`, if the run has a folder of its own."""
         command = self.run.header.command
         place = self.folder or (command.folder if command else "")
-        return f"fp.resume({place!r}, clip=clip, data=data, clients=clients)" if place else ""
+        return f"fp.resume({place!r}, clip=clip, data=data, clients=clients{self._classes})" if place else ""
+
+    @property
+    def _classes(self) -> str:
+        """The classes of methods that no module defines, as an argument; empty if there are none."""
+        main, compare = (self.run.header.recipe.get(key) for key in ("method", "compare"))
+        tables = [main, *(compare if isinstance(compare, list) else ())]
+        names = [str(table["name"]) for table in tables if isinstance(table, dict) and "name" in table]
+        own = [name for name in dict.fromkeys(names) if name not in method_files() and not is_outside(name)]
+        given = ", ".join(own)
+        return f", method={given if len(own) == 1 else f'[{given}]'}" if own else ""
 
     @property
     def _found(self) -> str:

@@ -59,7 +59,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     links: bool = False,
     window: Window | None = None,
     bands: Bands | None = None,
-    seed: int = 0,
+    seed: int = 1,
     on_step: OnStep | None = None,
 ) -> Dataset:
     """Read rows of `image` and `label`, and `split` and `domain` if there are such columns, from a table.

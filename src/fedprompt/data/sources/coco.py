@@ -66,7 +66,7 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
     template: str = "a photo of a {}.",
     window: Window | None = None,
     bands: Bands | None = None,
-    seed: int = 0,
+    seed: int = 1,
     on_step: OnStep | None = None,
 ) -> Dataset:
     """Read annotation files below the folder `path`; a label is present if a region in the image is annotated with it.

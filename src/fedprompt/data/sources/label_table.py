@@ -39,7 +39,7 @@ from fedprompt.data.intake.tables import (
 )
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_test_splits, drawn_origin
-from fedprompt.errors import UserError, did_you_mean, series
+from fedprompt.errors import UserError, did_you_mean, series, wording
 from fedprompt.text_files import data_setting, source_setting
 
 FIX = "correct that cell"
@@ -75,7 +75,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     separator: str = "",
     threshold: float | None = None,
     repeats: Repeats = "refuse",
-    seed: int = 0,
+    seed: int = 1,
     test_fraction: float = 0.25,
     names_together: bool = False,
     new: tuple[str, ...] = (),
@@ -216,6 +216,13 @@ def _unread(table: Table, names: Sequence[str], mistakes: Mistakes) -> Iterator[
             yield name
 
 
+def _of_one_label(column: str) -> str:
+    """How a table with one label per image is read; a recipe for several has other defaults, so its name is given."""
+    named = "" if column == "label" else f" {data_setting('columns.label', column)}"
+    recipe = "" if wording() == "keywords" else "run the recipe own_folder "
+    return f"{recipe}with {source_setting('source=class_table')}{named}"
+
+
 def _class_columns(
     table: Table, names: Sequence[str], listed: ClassNames | None, mistakes: Mistakes, threshold: float | None
 ) -> Labels:
@@ -229,13 +236,15 @@ def _class_columns(
             f"with 1 and 0; read the labels with {data_setting('columns.labels', one)} and leave the other columns out "
             f"with {data_setting('ignore', names)}, or leave this one out with {data_setting('ignore', [one])}"
         )
-    if not names:
+    one_each = [] if listed else [name for name in names if name == "label" or len(names) == 1]
+    one_each = [name for name in one_each if _is_text(table.column(name))]
+    if not names or one_each:
         columns = ", ".join(map(repr, table.columns))
-        one = unread[0] if unread else "COLUMN"
+        one = next(iter((*one_each, *unread)), "COLUMN")
         mistakes.refuse(
             f"there are no labels, neither a column 'labels' nor one per class (found {columns}); if a column of "
             f"another name holds them, say so with {data_setting('columns.labels', one)}, or, with one label per "
-            f"image, with {source_setting('source=class_table')} {data_setting('columns.label', one)}"
+            f"image, {_of_one_label(one)}"
         )
     names = _without_odd(table, names, known, mistakes, threshold)
     if listed:
@@ -249,9 +258,15 @@ def _class_columns(
 
 def _is_prose(cells: Sequence[object]) -> bool:
     """Whether a column holds texts of so many kinds that they are no labels: captions, notes, names."""
+    return _is_text(cells) and len({cell for cell in cells if isinstance(cell, str) and not is_missing(cell)}) > MARKS
+
+
+def _is_text(cells: Sequence[object]) -> bool:
+    """Whether a column holds texts, of which none is a number or says that something is there or not."""
     texts = [cell for cell in cells if isinstance(cell, str) and cell and not is_missing(cell)]
-    numbers = any(truth(text) is not None or is_measure(text) or class_number(text) is not None for text in texts)
-    return not numbers and len(set(texts)) > MARKS
+    return bool(texts) and not any(
+        truth(text) is not None or is_measure(text) or class_number(text) is not None for text in texts
+    )
 
 
 def _without_odd(

@@ -40,7 +40,7 @@ def sites(  # noqa: PLR0913  (every option has a default, and a recipe names the
     validation_fraction: float = 0.0,
     links: bool = False,
     window: Window | None = None,
-    seed: int = 0,
+    seed: int = 1,
 ) -> Dataset:
     """Read `folders[site]/<class>/*` of every site that is readable here; the images of the others stay at their site.
 

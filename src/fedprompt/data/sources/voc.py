@@ -56,7 +56,7 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     template: str = "a photo of a {}.",
     window: Window | None = None,
     bands: Bands | None = None,
-    seed: int = 0,
+    seed: int = 1,
     on_step: OnStep | None = None,
 ) -> Dataset:
     """Read images below `path/images`; the labels of each are the objects in `path/annotations/<name>.xml`.

@@ -108,7 +108,7 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
     test_fraction: float = 0.25,
     window: Window | None = None,
     bands: Bands | None = None,
-    seed: int = 0,
+    seed: int = 1,
     on_step: OnStep | None = None,
 ) -> Dataset:
     """Read tar files whose folders or names say their split, `path/{train,test}/*.tar` in CLIP-benchmark's layout.
