@@ -67,8 +67,9 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     clients over the cores and GPUs of the machine or of a Ray cluster, with the same results, and `on={"name": "ray",
     "actors": 2}` has further keys of [runtime] (extra `ray`). `track` names experiment trackers (`["tensorboard",
     "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of the last finished round is scored and
-    kept, and methods that have not begun are left out; a second Ctrl-C raises KeyboardInterrupt. Raises UserError for
-    anything that cannot be trained, before the folder is made.
+    kept, and methods that have not begun are left out; a second Ctrl-C raises KeyboardInterrupt. With `progress=False`
+    what the run warns of is a Python warning (UserWarning). Raises UserError for anything that cannot be trained,
+    before the folder is made.
 
     Examples:
         >>> import fedprompt as fp
