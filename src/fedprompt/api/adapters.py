@@ -155,7 +155,9 @@ def _given_images(images: Any, *, skips: bool) -> _Given:
     if not isinstance(images, Iterable) or isinstance(images, Mapping):
         raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
     listed_images = list(images)
-    if skips and listed_images and all(isinstance(one, str | os.PathLike) for one in listed_images):
+    if not listed_images:
+        raise UserError("`images` is empty; give at least one image.")
+    if skips and all(isinstance(one, str | os.PathLike) for one in listed_images):
         names = tuple(map(os.fsdecode, listed_images))
         absolute = tuple(str(Path(name).expanduser().absolute()) for name in names)
         return _Given(FileSource(Path(), absolute, names=names), names)
@@ -284,8 +286,8 @@ class Adapter:
 
         With `on_error="skip"`, files that cannot be read are left out of the result, listed in its `unreadable`, and
         warned of; with "raise" they are a UserError. By default those of a folder, a pattern or a table are skipped,
-        and one image or a sequence, whose rows the result keeps, raises. Raises UserError too if no image can be read,
-        and for class names that cannot be told apart.
+        and one image or a sequence, whose rows the result keeps, raises. Raises UserError too if there is no image, or
+        none that can be read, and for class names that cannot be told apart.
         """
         skips = _skips(on_error, images)
         given = _given_images(images, skips=skips)
