@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import tempfile
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,11 +94,25 @@ def test_without_progress_a_run_warns_as_python_does(
     assert {one.filename for one in found if "Left out because" in str(one.message)} == {__file__}
 
 
-def test_a_resumed_run_warns_as_python_does(damaged: tuple[fp.Clip, fp.Dataset, fp.Clients], tmp_path: Path) -> None:
-    class Failing(fp.Callback):
-        def on_round(self, number: int, loss: float | None) -> None:
-            raise RuntimeError("the kernel is gone")
+class Failing(fp.Callback):
+    def on_round(self, number: int, loss: float | None) -> None:
+        raise RuntimeError("the kernel is gone")
 
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_run_without_a_folder_leaves_neither_files_nor_warnings(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        with pytest.raises(RuntimeError) if fails else nullcontext():
+            fp.train("promptfl", *objects(), rounds=1, callbacks=Failing() if fails else (), **QUIET)
+        gc.collect()
+    assert not list(tmp_path.iterdir()) and not [one for one in found if one.category is ResourceWarning]
+
+
+def test_a_resumed_run_warns_as_python_does(damaged: tuple[fp.Clip, fp.Dataset, fp.Clients], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), pytest.warns(UserWarning, match="cannot be read"):
         fp.train("promptfl", *damaged, rounds=1, out=tmp_path / "run", callbacks=Failing(), **LENIENT)
     recipe = tmp_path / "run" / "recipe.toml"

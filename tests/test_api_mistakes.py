@@ -160,6 +160,16 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "a grid without values": (lambda: tune(grid={"lr": []}), "The grid of 'lr' is []; give a list of values to try."),
     "a grid of a number": (lambda: tune(grid={"lr": 0.1}), "The grid of 'lr' is 0.1; give a list of values to try."),
     "a grid of nothing": (lambda: tune(grid=3), "`grid` is 3; give the values to try by key"),
+    "an empty grid": (lambda: tune(grid={}), "`grid` is empty; give the values to try by key, or leave it out"),
+    "a key of the grid in words": (
+        lambda: tune(grid={"learning": [0.1]}),
+        "tune: [tuning] grid names 'learning', which is no key of [train]; did you mean 'lr'?",
+    ),
+    "an option of a search": (lambda: tune(round=3), "tune: [train] has no key 'round'"),
+    "an option of the method in a search": (
+        lambda: tune(n_ctx=4),
+        "write tune({'name': 'promptfl', 'n_ctx': 4}, ...).",
+    ),
     "methods with data": (lambda: tune(methods=["fedvpt"]), "with data and clients, further ones are `compare`."),
     "nothing to compare": (lambda: fp.compare([]), "There is no run to compare"),
     "a method to resume": (lambda: fp.resume("/nowhere", method="fedvpt"), "`method` is 'fedvpt'; give the class"),
