@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 import fedprompt as fp
 from fedprompt.testing import tiny_clip, tiny_dataset
@@ -127,3 +128,16 @@ def test_a_run_without_test_images_says_that_nothing_was_tested() -> None:
         run = fp.train("promptfl", tiny_clip(), data, fp.partition(data, "iid", clients=2), rounds=1, **QUIET)
     assert run.verdict.startswith("Nothing was tested, so there are no figures: the data set has no test images")
     assert list(run.table.columns) == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_a_figure_of_few_classes_is_as_wide_as_what_it_shows(suffix: str, tmp_path: Path) -> None:
+    _, _, clients = objects()
+    file = clients.plot().save(tmp_path / f"clients{suffix}")
+    if suffix == ".svg":
+        width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', file.read_text(encoding="utf-8"))[0])
+        assert 2 < width / height < 3
+        return
+    with Image.open(file) as image:
+        left, _, right, _ = ImageChops.invert(image.convert("RGB")).getbbox() or (0, 0, 0, 0)
+        assert left < 0.1 * image.width and right > 0.9 * image.width
