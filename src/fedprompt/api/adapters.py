@@ -12,7 +12,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -183,12 +182,11 @@ def _skips(on_error: object, images: object) -> bool:
 
 
 def _logits(given: _Given, method: Method, clip: Clip, space: LabelSpace) -> Tensor:
-    """[B, C]; UserError if there were images and none can be read."""
-    if not given.names and given.unreadable:
+    """[B, C]; UserError if no image can be read."""
+    if not given.names:
         first = given.unreadable[0].reason
         raise UserError(first if len(given.unreadable) == 1 else f"No image can be read. {first}")
-    images = Images(given.source, tuple(range(len(given.source))))
-    return predict(method, clip, images, space) if given.names else torch.empty(0, len(space))
+    return predict(method, clip, Images(given.source, tuple(range(len(given.source)))), space)
 
 
 def _warn_of(given: _Given) -> None:
