@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -67,6 +70,38 @@ DATA: dict[str, tuple[Callable[[], object], str]] = {
         "`held_out` is 'a'; give a share of at least 0",
     ),
     "no columns": (lambda: fp.load_dataset(pandas.DataFrame()), "The table has no columns; give one of images"),
+    "a table without labels": (
+        lambda: fp.load_dataset(pandas.DataFrame({"path": ["a.png"], "zzz": ["x"]})),
+        "name it, as in load_dataset(table, label='zzz').",
+    ),
+    "a table without usual names": (
+        lambda: fp.load_dataset(pandas.DataFrame({"photo": ["a.png"], "kind": ["x"]})),
+        "(columns: photo, kind); name it, as in load_dataset(table, image='photo', label='kind').",
+    ),
+    "a table whose images are named": (
+        lambda: fp.load_dataset(pandas.DataFrame({"kind": ["x"], "photo": ["a.png"]}), image="photo"),
+        "name it, as in load_dataset(table, image='photo', label='kind').",
+    ),
+    "a table of images alone": (
+        lambda: fp.load_dataset(pandas.DataFrame({"path": ["a.png"]})),
+        "no column 'label' or 'labels' (columns: path); add it.",
+    ),
+    "an unknown keyword of a table": (
+        lambda: fp.load_dataset(pandas.DataFrame({"photo": ["a.png"], "label": ["x"]}), image_column="photo"),
+        "a table has no option 'image_column' (its options: image, label, split, domain,",
+    ),
+    "a misspelt option beside a missing one": (
+        lambda: fp.load_dataset("image_folder", pth="images"),
+        "image_folder has no option 'pth'; did you mean 'path'?",
+    ),
+    "a row without a path": (
+        lambda: fp.load_dataset([("a.png", "x"), (None, "y")]),
+        "The image of row 1 is missing (None); give a path or an image there, or remove the row.",
+    ),
+    "a path among images": (
+        lambda: fp.load_dataset([PAIR[0], ("b.png", "b")]),
+        "The image of row 1 is a path and that of row 0 is an Image; give either all paths or all images.",
+    ),
     "images as labels": (
         lambda: fp.load_dataset(pandas.DataFrame({"path": ["a.png"], "label": ["x"]}), label="path"),
         "The column 'path' cannot hold the images and the labels at once",
@@ -125,6 +160,16 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "a grid without values": (lambda: tune(grid={"lr": []}), "The grid of 'lr' is []; give a list of values to try."),
     "a grid of a number": (lambda: tune(grid={"lr": 0.1}), "The grid of 'lr' is 0.1; give a list of values to try."),
     "a grid of nothing": (lambda: tune(grid=3), "`grid` is 3; give the values to try by key"),
+    "an empty grid": (lambda: tune(grid={}), "`grid` is empty; give the values to try by key, or leave it out"),
+    "a key of the grid in words": (
+        lambda: tune(grid={"learning": [0.1]}),
+        "tune: [tuning] grid names 'learning', which is no key of [train]; did you mean 'lr'?",
+    ),
+    "an option of a search": (lambda: tune(round=3), "tune: [train] has no key 'round'"),
+    "an option of the method in a search": (
+        lambda: tune(n_ctx=4),
+        "write tune({'name': 'promptfl', 'n_ctx': 4}, ...).",
+    ),
     "methods with data": (lambda: tune(methods=["fedvpt"]), "with data and clients, further ones are `compare`."),
     "nothing to compare": (lambda: fp.compare([]), "There is no run to compare"),
     "a method to resume": (lambda: fp.resume("/nowhere", method="fedvpt"), "`method` is 'fedvpt'; give the class"),
@@ -189,6 +234,28 @@ ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a method by name": (lambda place: fp.load_adapter(place / "mine", method="fedvpt"), "not a class derived from"),
     "a backbone by name": (lambda place: fp.load_adapter(place / "mine", clip="demo"), "`clip` is 'demo', not a Clip;"),
     "no image": (lambda place: adapter(place).predict(None), "`images` is None; give an image, a list of them"),
+    "an empty list of images": (
+        lambda place: adapter(place).predict([]),
+        "`images` is empty; give at least one image.",
+    ),
+    "an empty batch": (lambda place: adapter(place).predict(np.zeros((0, 5, 5, 3), np.uint8)), "`images` is empty"),
+    "an array without pixels": (
+        lambda place: adapter(place).predict(np.zeros((0, 5, 3), np.uint8)),
+        "image 0 has no pixels (0 x 5); give an image of at least 1 x 1.",
+    ),
+    "an image without pixels": (
+        lambda place: adapter(place).predict([image(), Image.new("RGB", (5, 0))]),
+        "image 1 has no pixels (0 x 5); give an image of at least 1 x 1.",
+    ),
+    "weights that are missing": (lambda place: damaged(place, None), "adapter_model.safetensors does not exist; copy"),
+    "a pickle for weights": (
+        lambda place: damaged(place, pickle.dumps({"scale": 1.0})),
+        "adapter_model.safetensors cannot be read (it is no safetensors file); copy the adapter again.",
+    ),
+    "a header that is cut": (
+        lambda place: damaged(place, (100).to_bytes(8, "little") + b"{"),
+        "adapter_model.safetensors cannot be read (",
+    ),
     "no class": (
         lambda place: adapter(place).predict(image()).top(0),
         "`count` is 0; give a whole number of at least 1.",
@@ -287,6 +354,16 @@ class Splits(dict[str, int]):
 
 def adapter(place: Path) -> fp.Adapter:
     return fp.load_adapter(place / "mine", clip=objects()[0])
+
+
+def damaged(place: Path, weights: bytes | None) -> fp.Adapter:
+    """Load a copy of the adapter with other bytes, or none, in place of its tensors."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(place / "mine", Path(folder) / "copy")
+        (copy / "adapter_model.safetensors").unlink()
+        if weights is not None:
+            (copy / "adapter_model.safetensors").write_bytes(weights)
+        return fp.load_adapter(copy, clip=objects()[0])
 
 
 def sentence(call: Callable[[], object]) -> str:

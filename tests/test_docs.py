@@ -281,6 +281,14 @@ def test_the_readme_is_short_and_shows_every_method() -> None:
     assert [name for name in methods.names() if f"(docs/methods/{name}.md)" not in readme] == []
 
 
+def test_pages_count_the_methods_right() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert f"It has {len(methods.names())} methods" in index
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (named, more) = re.findall(r"\*\*One file per method\.\*\* (.+) and (\d+) more", readme)[0]
+    assert len(named.split(", ")) + int(more) == len(methods.names())
+
+
 OLD_WORDS = (
     r"words? files?",
     r"liars?",

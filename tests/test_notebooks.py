@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -22,6 +23,13 @@ def test_a_notebook_and_its_script_have_the_same_cells(name: str) -> None:
     assert all(cell.execution_count for cell in code), f"run it: python -m tools.notebooks {name}"
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert notebooks.FOLDER.joinpath(f"{name}.ipynb").stat().st_size < 500_000
+
+
+def test_the_notebook_on_own_images_predicts_some() -> None:
+    *_, last = jupytext.read(notebooks.FOLDER / "own_images.ipynb").cells
+    (output,) = last.outputs
+    (count,) = re.findall(r"^Predictions of (\d+) images: \w", output.data["text/plain"])
+    assert int(count) == output.data["text/html"].count("<img") > 5
 
 
 def lines(code: str) -> int:

@@ -299,6 +299,14 @@ def test_methods_that_the_backbone_cannot_carry_are_not_proposed(tmp_path: Path)
     assert f"--method {','.join(others)} --minutes" in said(tmp_path, lines)
 
 
+def test_methods_whose_package_is_missing_are_not_proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [*events({"zero": 0.60, "ours": 0.63}), interval("ours", -0.1, 0.2, "zero")]
+    assert "fedlora" in said(tmp_path, lines)
+    monkeypatch.setattr("fedprompt.methods.find_spec", lambda name: None)
+    left = ",".join(name for name in recommended("single") if name != "fedlora")
+    assert f"--method {left} --minutes" in said(tmp_path, lines)
+
+
 def test_methods_that_have_run_are_not_proposed_again(tmp_path: Path) -> None:
     lines = [*events({"zero": 0.60, "fedlora": 0.6, "ours": 0.63}), interval("ours", -0.1, 0.2, "zero")]
     left = ",".join(name for name in recommended("single") if name != "fedlora")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,8 +28,13 @@ FETCHED = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site") / "site"
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (documented,) = re.findall(r"`pip install '\.\[docs\]' && (mkdocs .+?)`", contributing)
+    program, *options = shlex.split(documented)
+    installed = str(Path(sys.executable).with_name(program))  # as the shell finds it, without this folder on its path
+    command = [installed, *options, "--quiet", "--site-dir", str(folder)]
+    outside = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    finished = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     return folder
 
@@ -72,6 +80,14 @@ def test_a_broken_link_would_be_noticed(tmp_path: Path) -> None:
     text = '<a href="b.html">b</a><a href="#x">x</a><img src="c.png"><img src="https://pictures.invalid/c.png">'
     (tmp_path / "a.html").write_text(text)
     assert len(list(problems(tmp_path))) == 4
+
+
+def test_every_page_has_a_title_of_its_own_in_the_menu(built: Path) -> None:
+    whole = (built / "index.html").read_text(encoding="utf-8")
+    menu = whole.partition('<nav class="md-nav md-nav--primary')[2].partition('<div class="md-content"')[0]
+    entry = r'<a href="([^"#]+)" class="md-nav__link.*?<span class="md-ellipsis">\s*(.*?)\s*</span>'
+    pages = dict(re.findall(entry, menu, re.DOTALL))  # by address, as a page with a section stands twice
+    assert len(pages) > 40 and len(set(pages.values())) == len(pages)
 
 
 def test_every_public_name_is_in_the_reference(built: Path) -> None:

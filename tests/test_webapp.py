@@ -302,3 +302,23 @@ def test_a_browser_shows_what_every_adapter_recognises_and_asks_no_other_host(pl
         assert {name.split("?")[0] for name in fetched if not name.startswith("data:")} == {f"{place}/classify"}
     finally:
         browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_in_a_browser_errors_stand_apart_and_what_holds_for_all_images_is_said_once(place: str, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("no image")
+    for name in ("c.png", "d.png"):
+        (tmp_path / name).write_bytes(png())
+    browser = Browser(place, tmp_path)
+    try:
+        browser.wait(lambda: browser.value("document.readyState == 'complete' && !!document.getElementById('files')"))
+        browser.value("document.getElementById('classes').value = 'cat, dog, sun, tree, car, bus, cup'")
+        browser.choose([tmp_path / f"{name}.png" for name in "abcd"])
+        browser.wait(lambda: browser.value("document.querySelectorAll('#results section > .data').length") == 2)
+        assert browser.value("document.getElementById('results').innerText").count("most probable of 7 classes") == 1
+        boxes = "[...document.querySelectorAll('#results .status')].map(box => box.getBoundingClientRect())"
+        (top, bottom) = browser.value(f"{boxes}.map(box => [box.top, box.bottom])")
+        assert bottom[0] - top[1] >= 8, "pixels between two messages"
+    finally:
+        browser.close()

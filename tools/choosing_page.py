@@ -32,7 +32,7 @@ INTRODUCTION = (
     "scenes made by a program, and the backbone is the embedded CLIP. So read the tables as a first guess: which side "
     "of CLIP must change depends on how your images differ from those that it was trained on.",
     "Find out for your own images with `fedprompt tune own_folder --set data.path=IMAGES --method "
-    "fedvpt,fedlora,promptfl --minutes 30`. It tries the same rates on images held out from training, and ends "
+    "fedvpt,fedmaple,promptfl --minutes 30`. It tries the same rates on images held out from training, and ends "
     "with a run of the best, tested on images that it has not seen ([how](protocols.md#tuning-for-your-own-images)).",
 )
 READING = (

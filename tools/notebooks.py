@@ -9,9 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import jupytext
 import nbformat
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from tools.markdown import ROOT
@@ -26,7 +24,10 @@ def names() -> tuple[str, ...]:
 
 
 def executed(name: str) -> NotebookNode:
-    """The notebook of a script, run in an empty folder."""
+    """The notebook of a script, run in an empty folder (extra `notebooks`, which the site does without)."""
+    import jupytext
+    from nbclient import NotebookClient
+
     notebook = jupytext.read(FOLDER / f"{name}.py")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     with tempfile.TemporaryDirectory(prefix="notebook-") as folder:

@@ -71,4 +71,4 @@ print(run.verdict)
 # ## Keep the adapter and use it
 
 # %%
-fp.load_adapter(run.adapter().save("adapter"), clip=clip).predict(sorted(folder.glob("heart/*.png"))[:3])
+fp.load_adapter(run.adapter().save("adapter"), clip=clip).predict(sorted(folder.glob("*/*.png"))[::30])

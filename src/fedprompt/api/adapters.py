@@ -12,7 +12,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -155,7 +154,9 @@ def _given_images(images: Any, *, skips: bool) -> _Given:
     if not isinstance(images, Iterable) or isinstance(images, Mapping):
         raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
     listed_images = list(images)
-    if skips and listed_images and all(isinstance(one, str | os.PathLike) for one in listed_images):
+    if not listed_images:
+        raise UserError("`images` is empty; give at least one image.")
+    if skips and all(isinstance(one, str | os.PathLike) for one in listed_images):
         names = tuple(map(os.fsdecode, listed_images))
         absolute = tuple(str(Path(name).expanduser().absolute()) for name in names)
         return _Given(FileSource(Path(), absolute, names=names), names)
@@ -181,12 +182,11 @@ def _skips(on_error: object, images: object) -> bool:
 
 
 def _logits(given: _Given, method: Method, clip: Clip, space: LabelSpace) -> Tensor:
-    """[B, C]; UserError if there were images and none can be read."""
-    if not given.names and given.unreadable:
+    """[B, C]; UserError if no image can be read."""
+    if not given.names:
         first = given.unreadable[0].reason
         raise UserError(first if len(given.unreadable) == 1 else f"No image can be read. {first}")
-    images = Images(given.source, tuple(range(len(given.source))))
-    return predict(method, clip, images, space) if given.names else torch.empty(0, len(space))
+    return predict(method, clip, Images(given.source, tuple(range(len(given.source)))), space)
 
 
 def _warn_of(given: _Given) -> None:
@@ -284,8 +284,8 @@ class Adapter:
 
         With `on_error="skip"`, files that cannot be read are left out of the result, listed in its `unreadable`, and
         warned of; with "raise" they are a UserError. By default those of a folder, a pattern or a table are skipped,
-        and one image or a sequence, whose rows the result keeps, raises. Raises UserError too if no image can be read,
-        and for class names that cannot be told apart; warns of one that is too long for the backbone to read.
+        and one image or a sequence, whose rows the result keeps, raises. Raises UserError too if there is no image, or
+        none that can be read, and for class names that cannot be told apart; warns of one that is too long to be read.
         """
         skips = _skips(on_error, images)
         given = _given_images(images, skips=skips)

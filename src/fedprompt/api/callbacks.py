@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from fedprompt.api.progress import console_callbacks, plain_console
+from fedprompt.api.progress import PythonWarnings, console_callbacks, plain_console
 from fedprompt.arguments import flag, listed, shown
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.experiments.context import JoinedCallbacks, RunCallbacks
@@ -14,13 +14,16 @@ from fedprompt.experiments.context import JoinedCallbacks, RunCallbacks
 class Callback(RunCallbacks):
     """Base class of callbacks: override what you want to know.
 
-    `on_round(number, loss)` is called after every round, `on_score(score)` after every scored test set, and
-    `stops(number)` ends the training of a trial after the round if it returns True; the model of that round is scored.
+    One object is told of all trials, that is methods, one after another: `on_trial(name, rounds, done)` is called when
+    one begins or continues, and is where to forget what was noted of the one before. `on_round(number, loss)` is called
+    after every round, `on_score(score)` after every scored test set, and `stops(number)` ends the training of a trial
+    after the round if it returns True; the model of that round is scored. `on_warning(text)` has what the user should
+    look at; with `progress=False` it is a Python warning (UserWarning) too.
 
     Examples:
         >>> import fedprompt as fp
         >>> class Losses(fp.Callback):
-        ...     def __init__(self):
+        ...     def on_trial(self, name, rounds, done):
         ...         self.values = []
         ...     def on_round(self, number, loss):
         ...         self.values.append(loss)
@@ -59,7 +62,7 @@ def _check(callback: object) -> None:
 
 @contextmanager
 def joined(callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool) -> Iterator[RunCallbacks]:
-    """All callbacks as one, with bars or lines of progress if wanted; UserError for what is no callback."""
+    """All callbacks as one, with bars or lines of progress, or else warnings; UserError for what is no callback."""
     alone = isinstance(callbacks, RunCallbacks) or callable(callbacks)
     given = (callbacks,) if alone else listed(callbacks, "callbacks")
     for one in given:
@@ -67,5 +70,5 @@ def joined(callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool) 
     progress = flag(progress, "progress")
     with ExitStack() as stack:
         given = (*given, _KeepsTheLastRound())
-        bars = [stack.enter_context(console_callbacks(plain_console(), quiet=False))] if progress else []
-        yield JoinedCallbacks([*bars, *given])
+        shown = stack.enter_context(console_callbacks(plain_console(), quiet=False)) if progress else PythonWarnings()
+        yield JoinedCallbacks([shown, *given])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fedprompt.api.progress import counting, plain_console
 from fedprompt.arguments import flag, require, shown, whole
-from fedprompt.config.blocks import Block, bind
+from fedprompt.config.blocks import Block, bind, option_parameters, require_options
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import ImageSource
@@ -176,6 +176,8 @@ def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[M
     """The columns that hold images, labels, splits and domains, and the options that name none of them."""
     usual = {"image": IMAGE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "domain": ("domain",)}
     chosen: dict[str, str] = {}
+    taken = (*usual, "splits", *option_parameters(dataset_of_columns))
+    require_options("a table", options, taken, place="load_dataset")
     for what, names in usual.items():
         alike = (column for name in names for column in known if column.casefold() == name)
         column = options.get(what) or next(alike, "")
@@ -184,16 +186,24 @@ def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[M
             raise UserError(f"The table has no column {column!r}{hint} (columns: {', '.join(known)}).")
         if column:
             chosen[what] = column
-    for what in ("image", "label"):
-        if what not in chosen:
-            raise UserError(
-                f"The table has no column {' or '.join(map(repr, usual[what][:2]))} (columns: {', '.join(known)}); "
-                f"name it, as in load_dataset(table, {what}={known[0]!r})."
-            )
+    if lacking := [what for what in ("image", "label") if what not in chosen]:
+        others = [column for column in known if column not in chosen.values()]
+        named = {what: options[what] for what in ("image", "label") if options.get(what)}
+        proposed = {**dict(zip(lacking, others, strict=False)), **named}
+        fix = f"name it, as in load_dataset(table, {_keywords(proposed)})" if len(others) >= len(lacking) else "add it"
+        raise UserError(
+            f"The table has no column {' or '.join(map(repr, usual[lacking[0]][:2]))} (columns: {', '.join(known)}); "
+            f"{fix}."
+        )
     if twice := next((one for one in chosen if list(chosen.values()).count(chosen[one]) > 1), None):
         both = series(f"the {what}s" for what in chosen if chosen[what] == chosen[twice])
         raise UserError(f"The column {chosen[twice]!r} cannot hold {both} at once; name a column for each.")
     return chosen, {name: value for name, value in options.items() if name not in usual}
+
+
+def _keywords(values: Mapping[str, object]) -> str:
+    """The values as keywords of a call, in the order of `load_dataset`'s."""
+    return ", ".join(f"{name}={values[name]!r}" for name in ("image", "label") if name in values)
 
 
 @worded("keywords")

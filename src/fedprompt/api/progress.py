@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -13,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fedprompt.errors import plural
 from fedprompt.experiments.context import RunCallbacks
+
+PACKAGE = __name__.partition(".")[0]
 
 
 def plain_console(*, stderr: bool = False) -> Console:
@@ -48,7 +53,26 @@ class ConsoleCallbacks(RunCallbacks):
         """Show the text, unless it was shown before."""
         if text not in self._shown:
             self._shown.add(text)
-            self.on_message(f"Warning: {text}")
+            self._warn(text)
+
+    def _warn(self, text: str) -> None:
+        self.on_message(f"Warning: {text}")
+
+
+class PythonWarnings(ConsoleCallbacks):
+    """Warnings alone, as Python's `UserWarning` at the line that has called this package."""
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(text, UserWarning, stacklevel=_depth_of_caller())
+
+
+def _depth_of_caller() -> int:
+    """How many frames the line that has called this package lies above the function that asks; 1 is that function."""
+    frames = [frame for frame, _ in traceback.walk_stack(sys._getframe(1))]
+    modules = [str(frame.f_globals.get("__name__", "")) for frame in frames]
+    ours = [depth for depth, name in enumerate(modules) if name.partition(".")[0] == PACKAGE]
+    outside = [depth for depth in range(ours[-1] + 1, len(modules)) if modules[depth] != contextmanager.__module__]
+    return outside[0] + 1 if outside else 1  # in another thread there is no such line
 
 
 class ProgressBars(ConsoleCallbacks):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from html import escape
@@ -15,7 +14,7 @@ from fedprompt.arguments import as_path, listed, require
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean, worded
 from fedprompt.experiments.predict import unknown_trial
-from fedprompt.file_system import is_file, require_folder
+from fedprompt.file_system import TemporaryFolder, is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records import reading
 from fedprompt.records.predictions import predictions_path
@@ -57,7 +56,7 @@ class Run:
         *,
         clip: Clip | None = None,
         given: Mapping[str, type[Method]] | None = None,
-        kept: tempfile.TemporaryDirectory[str] | None = None,
+        kept: TemporaryFolder | None = None,
     ) -> None:
         self.folder = folder
         self._clip = clip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.context import RoundKeptInterrupt, RunCallbacks
 from fedprompt.experiments.given import Given
 from fedprompt.experiments.plan import Plan
+from fedprompt.file_system import TemporaryFolder
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import CommandRecord
 from fedprompt.report import render
@@ -36,7 +36,6 @@ PathLike = str | os.PathLike[str]
 RuntimeLike = str | Mapping[str, Any] | None  # "ray", or a recipe's table {"name": "ray", "actors": 2}
 SETTINGS = '{"evaluate.every": 5}'  # an example of dotted keys
 LENGTH, START = "n_ctx", "init"  # of a context: words have a length of their own, so another one starts at random
-Temporary = tempfile.TemporaryDirectory[str]
 
 
 @worded("settings")
@@ -67,8 +66,9 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     clients over the cores and GPUs of the machine or of a Ray cluster, with the same results, and `on={"name": "ray",
     "actors": 2}` has further keys of [runtime] (extra `ray`). `track` names experiment trackers (`["tensorboard",
     "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of the last finished round is scored and
-    kept, and methods that have not begun are left out; a second Ctrl-C raises KeyboardInterrupt. Raises UserError for
-    anything that cannot be trained, before the folder is made.
+    kept, and methods that have not begun are left out; a second Ctrl-C raises KeyboardInterrupt. With `progress=False`
+    what the run warns of is a Python warning (UserWarning). Raises UserError for anything that cannot be trained,
+    before the folder is made.
 
     Examples:
         >>> import fedprompt as fp
@@ -81,7 +81,9 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     tracked = {"track": list(listed(track, "track"))} if track else {}
     changes = {**tracked, **runtime_settings(on), **keyed(settings, "settings", SETTINGS)}
     kinds = (method, *listed(compare, "compare"))
-    plan, given = plan_of_objects(kinds, (clip, data, clients), seed=seed, train=options, settings=changes)
+    plan, given = plan_of_objects(
+        kinds, (clip, data, clients), seed=seed, train=options, settings=changes, call="train"
+    )
     return _start(plan, given, out, callbacks, progress=progress)
 
 
@@ -92,8 +94,12 @@ def plan_of_objects(
     seed: int,
     train: Mapping[str, Any],
     settings: Mapping[str, Any],
+    call: str,
 ) -> tuple[Plan, Given]:
-    """The plan of methods, the first of which is the main one, on objects, and what it takes in place of names."""
+    """The plan of methods, the first of which is the main one, on objects, and what it takes in place of names.
+
+    `call` is the name of the function that the user has called, for messages.
+    """
     clip, data, clients = objects
     require(clip, Clip, "clip", "open one with load_clip(...)")
     require(data, Dataset, "data", DATA)
@@ -103,13 +109,13 @@ def plan_of_objects(
     if not clients:
         raise UserError("`clients` is empty; give at least one client.")
     tables = [_method_table(one) for one in kinds]
-    _check_options(tables[0], train)
+    _check_options(tables[0], train, call)
     given = Given(clip, data, clients, {name: kind for table, kind in tables for name in [table["name"]] if kind})
-    recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=train, settings=settings)
-    return given.plan(recipe, origin="train"), given
+    recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=train, settings=settings, call=call)
+    return given.plan(recipe, origin=call), given
 
 
-def _check_options(main: tuple[Mapping[str, Any], type[Method] | None], train: Mapping[str, Any]) -> None:
+def _check_options(main: tuple[Mapping[str, Any], type[Method] | None], train: Mapping[str, Any], call: str) -> None:
     """UserError for an option of the method among those of training, with the table to write."""
     table, kind = main
     if kind is None and table["name"] not in methods.names():
@@ -119,9 +125,8 @@ def _check_options(main: tuple[Mapping[str, Any], type[Method] | None], train: M
         if name in own and name not in TrainTable.model_fields:
             length = name == LENGTH and START in own and START not in table and train[name] != own[name].default
             chosen = {name: train[name], **({START: ""} if length else {})}
-            raise UserError(
-                f"{name!r} is an option of the method, not of the training; write train({ {**table, **chosen}!r}, ...)."
-            )
+            fix = f"write {call}({ {**table, **chosen}!r}, ...)"
+            raise UserError(f"{name!r} is an option of the method, not of the training; {fix}.")
 
 
 def _recipe(
@@ -131,6 +136,7 @@ def _recipe(
     seed: int,
     train: Mapping[str, Any],
     settings: Mapping[str, Any],
+    call: str,
 ) -> Recipe:
     assert given.data is not None and given.clients is not None and given.clip is not None
     partition, main = given.clients.partition, dict(tables[0])
@@ -150,7 +156,7 @@ def _recipe(
         "evaluate": {"held_out": given.clients.share} if given.clients.share else {},  # else the recipe's default
     }
     apply_settings(found, [setting(key, value) for key, value in settings.items()], keys=recipe_keys())
-    return checked(Recipe, found, origin="train")
+    return checked(Recipe, found, origin=call)
 
 
 def _folder_name(text: str) -> str:
@@ -226,12 +232,12 @@ def _start(
     return Run(folder, clip=given.clip, given=given.methods, kept=kept)
 
 
-def output_folder(out: PathLike | None, name: str) -> tuple[Path, Temporary | None]:
+def output_folder(out: PathLike | None, name: str) -> tuple[Path, TemporaryFolder | None]:
     """The folder `out`, or one of that name in a temporary folder, which goes with the object that is returned."""
     if out is not None:
         return as_path(out, "out"), None
-    kept = tempfile.TemporaryDirectory(prefix="fedprompt-", ignore_cleanup_errors=True)
-    return Path(kept.name) / name, kept
+    kept = TemporaryFolder("fedprompt-")
+    return kept.path / name, kept
 
 
 @contextmanager

@@ -126,9 +126,10 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
 
     `grid` gives values to try for keys of [train], by default seven learning rates and the methods' own defaults.
     `draws` has Optuna draw so many points for each method from between the ends of the grid, the method's default
-    first (extra `tune`); without it every point of the grid is tried, which is the fair comparison. `minutes` limits
-    search and training together; 0, as None, leaves that to the recipe, which by default has no limit. With `out` the
-    same call goes on after a stop. `on` is the runtime as in `train`. Raises UserError as `train` and `run` do.
+    first (extra `tune`); with 0, the default, every point of the grid is tried, which is the fair comparison.
+    `minutes` limits search and training together; 0, as None, leaves that to the recipe, which by default has no limit.
+    With `out` the same call goes on after a stop. `on` is the runtime as in `train`. Raises UserError as `train` and
+    `run` do.
 
     Examples:
         >>> import fedprompt as fp
@@ -144,7 +145,7 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     changes = {
         **runtime_settings(on),
         **keyed(settings, "settings", SETTINGS),
-        **({"tuning.grid": _checked_grid(grid)} if grid else {}),
+        **({"tuning.grid": _checked_grid(grid)} if grid is not None else {}),
     }
     if clip is not None and data is not None and clients is not None:
         if not isinstance(what, str | type | Mapping):
@@ -152,7 +153,12 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
         if methods:
             raise UserError("`methods` names methods of a recipe; with data and clients, further ones are `compare`.")
         plan, given = plan_of_objects(
-            (what, *listed(compare, "compare")), (clip, data, clients), seed=seed, train=options, settings=changes
+            (what, *listed(compare, "compare")),
+            (clip, data, clients),
+            seed=seed,
+            train=options,
+            settings=changes,
+            call="tune",
         )
     elif data is not None or clients is not None or isinstance(what, Mapping | type):
         raise UserError(NEEDS)
@@ -177,6 +183,8 @@ def _checked_grid(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     """The values to try by key; UserError for a key without a list of them."""
     if not isinstance(grid, Mapping):
         raise UserError(f'`grid` is {shown(grid)}; give the values to try by key, such as {{"lr": [0.001, 0.01]}}.')
+    if not grid:
+        raise UserError("`grid` is empty; give the values to try by key, or leave it out for the usual learning rates.")
     for key, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise UserError(f"The grid of {key!r} is {shown(values)}; give a list of values to try.")

@@ -136,7 +136,9 @@ def _listed(known: Collection[str]) -> str:
 
 def _sentence(error: ValidationError, model: type[Options], name: str, place: str, hint: Hint) -> str:
     errors = error.errors(include_url=False)
-    first, option = errors[0], str(errors[0]["loc"][0])
+    # An unknown option comes before a missing one, which may be the same one misspelt.
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+    option = str(first["loc"][0])
     known = _listed(model.model_fields)
     if first["type"] == "extra_forbidden":
         return f"{name} has no option {option!r}{hint(option, model.model_fields)} ({known})."

@@ -48,13 +48,13 @@ def require_trusted(names: Iterable[str], trusted: Sequence[str], *, place: str)
     if others:
         raise UserError(
             f"{place} names code outside fedprompt that would run, in {series(map(repr, others))}; if you know "
-            f"and trust it, add: {_trusting(others)}"
+            f"and trust it, add `{_trusting(others)}`."
         )
 
 
 def _trusting(modules: Sequence[str]) -> str:
     if wording() != "shell":
-        return f"`trust_code={list(modules)!r}`"
+        return f"trust_code={list(modules)!r}"
     return " ".join(f"--trust-code {one}" for one in modules)
 
 

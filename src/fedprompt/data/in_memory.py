@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fedprompt.arguments import shown
 from fedprompt.data.copies import copies_remark, same_content
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.file_source import FileSource
@@ -27,7 +28,7 @@ from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.data.table_source import TableSource
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, a, plural
 from fedprompt.file_system import is_file, obstacle
 
 
@@ -71,11 +72,18 @@ def image_source(images: Sequence[object]) -> ImageSource:
 
     Raises UserError for anything else, for a mixture of paths and images, and for files that do not exist.
     """
+    if empty := [row for row, image in enumerate(images) if not isinstance(image, str) and is_missing(image)]:
+        found = f"The image of row {empty[0]} is missing ({shown(images[empty[0]])})"
+        raise UserError(f"{found}; give a path or an image there, or remove the row.")
     paths = [isinstance(image, str | os.PathLike) for image in images]
     if images and all(paths):
         return _file_source([Path(os.fspath(image)).expanduser().absolute() for image in images])  # type: ignore[call-overload]
     if any(paths):
-        raise UserError("Some images are paths and others are images in memory; give either all paths or all images.")
+        path, other = paths.index(True), paths.index(False)
+        raise UserError(
+            f"The image of row {path} is a path and that of row {other} is {a(type(images[other]).__name__)}; give "
+            "either all paths or all images."
+        )
     return MemorySource(tuple(as_image(image, name=f"image {row}") for row, image in enumerate(images)))
 
 
@@ -93,6 +101,7 @@ def _file_source(paths: Sequence[Path]) -> FileSource:
 def as_image(value: object, *, name: str) -> Image.Image:
     """A PIL image, or an array [H, W], [H, W, 3] or [H, W, 4], as 8-bit RGB; UserError, with `name`, for others."""
     if isinstance(value, Image.Image):
+        _require_pixels(value.size[::-1], name)
         return to_rgb(value.copy(), name=name)
     array = value.numpy() if isinstance(value, torch.Tensor) else value
     if not isinstance(array, np.ndarray):
@@ -102,9 +111,15 @@ def as_image(value: object, *, name: str) -> Image.Image:
             f"{name} is an array {list(array.shape)} of {array.dtype}; give [H, W], [H, W, 3] or [H, W, 4] of uint8 "
             "(or grey uint16)."
         )
+    _require_pixels(array.shape, name)
     if array.dtype == np.uint16 and array.ndim == 3:
         raise UserError(f"{name} is a colour array of uint16; scale it to uint8.")
     return to_rgb(Image.fromarray(array), name=name)
+
+
+def _require_pixels(shape: Sequence[int], name: str) -> None:
+    if 0 in shape:
+        raise UserError(f"{name} has no pixels ({' x '.join(map(str, shape[:2]))}); give an image of at least 1 x 1.")
 
 
 def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but two with a default)

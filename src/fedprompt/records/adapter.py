@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -109,7 +110,10 @@ def to_json(value: object) -> str:
 
 
 def load_adapter(folder: Path) -> Adapter:
-    """Read an adapter without its tensors; UserError if it is missing, damaged, or of another library or format."""
+    """Read an adapter without its tensors; UserError if it is missing, damaged, or of another library or format.
+
+    Of the tensors only the header of their file is read; `check_tensors` compares it with what the method has.
+    """
     card = _read(folder / "adapter_config.json", AdapterCard)
     if card.library_name != "fedprompt" or card.format_version != FORMAT:
         raise UserError(
@@ -122,7 +126,9 @@ def load_adapter(folder: Path) -> Adapter:
     space = LabelSpace(
         card.class_names, KINDS[card.task], card.templates[0], descriptions.attributes, descriptions.conditions
     )
-    return Adapter(folder, card, space)
+    adapter = Adapter(folder, card, space)
+    with _opened(adapter):
+        return adapter
 
 
 def _read(path: Path, form: type[Value]) -> Value:
@@ -144,12 +150,24 @@ def check_tensors(adapter: Adapter, expected: Mapping[str, Tensor]) -> None:
 
     `expected` may be on the meta device. Raises UserError with the first difference.
     """
+    with _opened(adapter) as file:
+        path = adapter.folder / WEIGHTS
+        _check_size(path, expected)
+        _check_shapes(path, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, expected)  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _opened(adapter: Adapter) -> Iterator[Any]:
+    """The file of tensors, of which the header is read; UserError if it is none or cannot be read."""
     path = adapter.folder / WEIGHTS
     require_file(path, "copy the adapter again")
     try:
-        _check_size(path, expected)
-        with safe_open(path, framework="pt") as file:
-            _check_shapes(path, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, expected)  # noqa: SIM118 (not a dict)
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > LARGEST_HEADER:
+            raise UserError(f"{path} cannot be read (it is no safetensors file); copy the adapter again.")
+        with safe_open(path, framework="pt") as opened:
+            yield opened
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the adapter again.") from error
 
@@ -159,7 +177,7 @@ def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprin
 
     Raises UserError with the first difference before any tensor is read.
     """
-    card, path = adapter.card, adapter.folder / WEIGHTS
+    card = adapter.card
     if card.base_model_sha256 != fingerprint:
         raise UserError(
             f"The adapter {adapter.folder} was trained on the backbone {card.base_model_name_or_path} "
@@ -167,11 +185,8 @@ def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprin
             f"{option('backbone', 'clip')}."
         )
     check_tensors(adapter, expected)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); copy the adapter again.") from error
+    with _opened(adapter) as file:
+        return {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
 
 
 def _check_size(path: Path, expected: Mapping[str, Tensor]) -> None:

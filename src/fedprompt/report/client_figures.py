@@ -51,7 +51,7 @@ def partition_drawing(held: PartitionCounts) -> Drawing:
         _shade_legend(axes, shades)
 
     below = 6.5 * max((len(shorten(classes[label])) for label in order), default=0)
-    return Drawing("partition", (FULL, 50 + _height(len(rows), 27) + below), paint)
+    return Drawing("partition", (FULL, 50 + _height(len(rows), 27) + below), paint, cropped=True)
 
 
 def _shades(values: Sequence[int]) -> dict[int, int]:

@@ -24,7 +24,7 @@ class Figure:
     @cached_property
     def svg(self) -> str:
         """The figure as a standalone SVG document."""
-        return self._drawing.svg
+        return self._drawing.standalone
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the figure to a file, as its suffix says, `.png` or `.svg`, and make its folder if there is none.

@@ -16,6 +16,7 @@ from fedprompt.config.outside_code import is_outside
 from fedprompt.config.tuned import recommended
 from fedprompt.demo import DEMO
 from fedprompt.demo import SOURCES as EMBEDDED
+from fedprompt.methods import load, missing
 from fedprompt.records.events import BudgetEvent
 from fedprompt.records.reading import Run, TrialRecord
 from fedprompt.text_files import json_text
@@ -400,10 +401,11 @@ def cut_short(run: Run) -> list[TrialRecord]:
 
 
 def _other_methods(run: Run, commands: Proposals) -> Iterator[str]:
-    """Methods that have not run and that the backbone can carry; without any, other rates unless they were searched."""
+    """Methods that can run here and have not; without any, other rates unless they were searched."""
     kind: Literal["single", "multi"] = "multi" if run.header.data.kind == "multi" else "single"
     ran = [trial.about.method or trial.name for trial in run.trials]
-    untried = [name for name in recommended(kind) if name not in (*ran, *run.header.backbone.refused)]
+    known = [name for name in recommended(kind) if not missing(load(name))]  # whose packages are installed
+    untried = [name for name in known if name not in (*ran, *run.header.backbone.refused)]
     if untried:
         yield f"Try methods that have not run, on held-out training images: {commands.search(untried)}"
     elif not is_tuning(run):

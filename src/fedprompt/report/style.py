@@ -73,9 +73,17 @@ _STYLE: Mapping[str, object] = {
 
 
 def draw(
-    name: str, size: tuple[float, float], paint: Callable[[Axes], None], *, form: Literal["svg", "png"] = "svg"
+    name: str,
+    size: tuple[float, float],
+    paint: Callable[[Axes], None],
+    *,
+    form: Literal["svg", "png"] = "svg",
+    cropped: bool = False,
 ) -> bytes:
-    """Draw one figure of (width, height) pixels; equal input gives equal bytes. `name` makes ids of an SVG unique."""
+    """Draw one figure of (width, height) pixels; equal input gives equal bytes. `name` makes ids of an SVG unique.
+
+    With `cropped` it is only as large as what is drawn.
+    """
     style = {**_STYLE, "svg.hashsalt": f"fedprompt {name}"}
     # without date and version, equal figures are equal files
     metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
@@ -84,33 +92,44 @@ def draw(
         warnings.filterwarnings("ignore", message="Glyph")  # measured in one font, shown in the reader's
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
         paint(figure.add_subplot())
-        figure.savefig(file, format=form, dpi=144, metadata=metadata)
+        figure.savefig(file, format=form, dpi=144, metadata=metadata, bbox_inches="tight" if cropped else None)
     return file.getvalue()
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of (width, height) pixels that is not drawn yet; `name` makes ids of an SVG unique."""
+    """A figure of (width, height) pixels that is not drawn yet; `name` makes ids of an SVG unique.
+
+    Outside a page a figure that is `cropped` has no empty margin: few columns of squares do not fill the width.
+    """
 
     name: str
     size: tuple[float, float]
     paint: Callable[[Axes], None]
+    cropped: bool = False
 
     @property
     def svg(self) -> str:
-        """The figure as a standalone SVG document."""
+        """The figure as an SVG document of its size, for a page."""
         return draw_svg(self.name, self.size, self.paint)
+
+    @property
+    def standalone(self) -> str:
+        """The figure as an SVG document for a file."""
+        return draw_svg(self.name, self.size, self.paint, cropped=self.cropped)
 
     def content(self, path: Path) -> bytes:
         """The content of a file: PNG for the suffix `.png`, SVG for `.svg`; UserError for another."""
         if (form := path.suffix.lower()) not in (".png", ".svg"):
             raise UserError(f"A figure is written as .png or .svg, not as {form or 'a file without suffix'} ({path}).")
-        return self.svg.encode() if form == ".svg" else draw(self.name, self.size, self.paint, form="png")
+        if form == ".svg":
+            return self.standalone.encode()
+        return draw(self.name, self.size, self.paint, form="png", cropped=self.cropped)
 
 
-def draw_svg(name: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> str:
+def draw_svg(name: str, size: tuple[float, float], paint: Callable[[Axes], None], *, cropped: bool = False) -> str:
     """Draw one figure as a standalone SVG document."""
-    text = draw(name, size, paint).decode()
+    text = draw(name, size, paint, cropped=cropped).decode()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     return text.replace("'DejaVu Sans'", "system-ui, 'Segoe UI', Helvetica, Arial")
 

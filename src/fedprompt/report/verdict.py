@@ -20,6 +20,10 @@ from fedprompt.report.rounds import STILL, ended_early, fewer_rounds, kept_round
 
 KNOWN = 0.5  # of the way from chance to 1: from there on, an untrained backbone knows the images
 FEWEST_CLIENTS, SHOWN_CLIENTS = 2, 3  # of a sentence about clients without a gain
+UNTESTED = (
+    "Nothing was tested, so there are no figures: the data set has no test images, or the recipe tests on none "
+    "(data.test_fraction, evaluate.test)."
+)
 PREFERRED = ("hm", NATURAL, "test", "base")  # the column that a verdict is about, the first that a run has
 
 
@@ -35,13 +39,13 @@ class Verdict:
 
 
 def verdict(run: Run, folder: str = "") -> Verdict:
-    """The verdict on the main trial of a run; empty before it is scored.
+    """The verdict on the main trial of a run; empty before it is scored, or ends without.
 
     `folder` is where the run lies now, if that is not where it began.
     """
     main, column = _judged(run), headline_column(run)
     if main is None or not column:
-        return Verdict()
+        return Verdict((UNTESTED,) if run.end is not None and run.end.status == "done" else ())
     sentences = [
         *stopped_early(run),
         _result(run, main, column),

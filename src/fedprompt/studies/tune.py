@@ -177,8 +177,11 @@ def _named(name: str, tables: Sequence[MethodTable]) -> MethodTable:
 
 
 def _check_grid(recipe: Recipe, origin: str) -> None:
-    if unknown := next((key for key in recipe.tuning.grid if key not in type(recipe.train).model_fields), None):
-        hint = did_you_mean(unknown, type(recipe.train).model_fields)
+    keys = type(recipe.train).model_fields
+    if unknown := next((key for key in recipe.tuning.grid if key not in keys), None):
+        words = unknown.replace("_", " ").casefold()
+        said = [key for key, field in keys.items() if (field.description or "").casefold().startswith(words)]
+        hint = f"; did you mean {said[0]!r}?" if said else did_you_mean(unknown, keys)
         raise UserError(f"{origin}: [tuning] grid names {unknown!r}, which is no key of [train]{hint or '.'}")
 
 
