@@ -580,6 +580,9 @@ def test_doctor_checks_the_data_backbone_and_output_folder_of_a_recipe(tmp_path:
     assert lost.count("FAILED") == 2 and "There is no backbone folder 'nowhere'" in lost
     wrong = call("doctor", "own_folder", "-s", "data.pat=gone", "--out", "/proc/runs", code=2)
     assert wrong.count("FAILED") == 2 and "did you mean 'path'?" in wrong and "Nothing can be written to" in wrong
+    for key, value in (("device", "cuda:7"), ("precision", "float16")):
+        unfit = call("doctor", "own_folder", *own, "-s", f"backbone.{key}={value}", "-s", "backbone.batch=2", code=2)
+        assert "FAILED" in unfit and value in unfit, "as a run refuses it"
 
 
 def test_titles_name_the_methods_that_ran_and_data_and_not_an_earlier_recipe(finished: Path) -> None:

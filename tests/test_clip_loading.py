@@ -68,6 +68,39 @@ def test_the_fingerprint_tells_weights_and_preprocessing_apart(tiny_parts: Any) 
     assert len({clip.fingerprint for clip in backbones}) == 3
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("vision_config", "hidden_act", "gelu"),
+        ("text_config", "hidden_act", "gelu"),
+        ("vision_config", "num_attention_heads", 1),
+        ("text_config", "layer_norm_eps", 0.1),
+    ],
+)
+def test_the_fingerprint_tells_apart_what_is_computed_with_the_same_weights(
+    copy: Path, part: str, key: str, value: object
+) -> None:
+    before, file = Clip.load(copy), copy / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    assert config[part].get(key) != value
+    config[part][key] = value
+    file.write_text(json.dumps(config), encoding="utf-8")
+    after = Clip.load(copy)
+    assert all(map(torch.equal, before.state_dict().values(), after.state_dict().values()))
+    assert after.fingerprint != before.fingerprint
+
+
+def test_the_fingerprint_tells_tokenizers_apart(tiny_parts: Any) -> None:
+    model, tokenizer, processor = tiny_parts
+    before = Clip(model, tokenizer, processor).fingerprint
+    other = tiny_tokenizer()
+    vocabulary = other.get_vocab()
+    first, second = list(vocabulary)[:2]
+    other.get_vocab = lambda: vocabulary | {first: vocabulary[second], second: vocabulary[first]}
+    assert Clip(model, other, processor).fingerprint != before
+    assert Clip(model, tiny_tokenizer(), processor).fingerprint == before
+
+
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere", "/no/such/folder"])
 def test_a_folder_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"There is no backbone folder '{name}'; give a folder"):

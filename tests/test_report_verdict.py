@@ -110,7 +110,7 @@ def test_other_methods_are_grouped_by_the_sign_of_the_difference(tmp_path: Path)
 
 def test_training_is_said_to_change_no_prediction_only_if_none_differs(tmp_path: Path) -> None:
     lines = events({"zero": 0.60, "rival": 0.60, "ours": 0.63})
-    assert "whether their predictions differ is not recorded" in said(tmp_path, lines)
+    assert "their predictions have not been compared" in said(tmp_path, lines)
     same = [*lines, interval("rival", -0.1, 0.1, "zero", changed=0)]
     assert "The figures of Zero and Rival are identical: training changed no prediction." in said(tmp_path, same)
     other = said(tmp_path, [*lines, interval("rival", -0.1, 0.1, "zero", changed=4)])

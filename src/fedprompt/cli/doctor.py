@@ -127,7 +127,8 @@ def _drawings() -> str:
 
 def _backbone(name: str, plan: Plan | None) -> str:
     """Sizes of a backbone, and which methods of a recipe it cannot carry; UserError if the main one is among them."""
-    clip = load_backbone(BackboneTable(path=name, memory_gb=0))
+    table = plan.recipe.backbone if plan else BackboneTable()
+    clip = load_backbone(table.model_copy(update={"path": name, "memory_gb": 0.0, "disk": None}))
     size = sum(parameter.numel() for parameter in clip.parameters())
     trials = plan.trials if plan else ()
     if trials:

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from fedprompt.clip import families
@@ -30,6 +30,14 @@ from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
 SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+# What is computed with the weights, where their shapes do not say it already.
+COMPUTING: tuple[str, ...] = ("hidden_act", "num_attention_heads", "layer_norm_eps", "eos_token_id")
+COMPUTING += ("max_position_embeddings", "image_size", "patch_size")
+PROBES = [
+    "a photo of a Cat.",
+    "X-ray, 3 mm; it\u2019s l\u00f8ve",
+    "two  blanks_and 1,024 \u732b",
+]  # texts that tokenizers split apart
 POSITIONS = ".position_ids"  # the end of the names of constants, which older files hold
 REFUSALS = (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError, StrictDataclassError)
 
@@ -145,14 +153,28 @@ def _check_report(report: Mapping[str, Any], name: str) -> None:
         )
 
 
-def fingerprint(model: torch.nn.Module, processor: Any) -> str:
-    """sha256 over the float32 bytes of all tensors in name order and the preprocessing, however they were loaded."""
+def fingerprint(model: PreTrainedModel, processor: Any, tokenizer: Any) -> str:
+    """sha256 of all that features follow from: weights, what is computed with them, preprocessing and tokenizer.
+
+    Weights are the float32 bytes of all tensors in name order, however they were loaded. Of the configuration count the
+    keys of `COMPUTING` in every part of it, of the tokenizer its vocabulary and how it splits some texts.
+    """
     preprocessing = _plain({key: getattr(processor, key, None) for key in SHAPING + SCALING})
-    digest = hashlib.sha256(json_text(preprocessing).encode())
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    pieces = tokenizer(PROBES, add_special_tokens=False, verbose=False)["input_ids"]
+    known = [preprocessing, _plain(_computing(model.config.to_dict())), vocabulary, pieces]
+    digest = hashlib.sha256(json_text(known).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(memoryview(tensor.detach().cpu().float().contiguous().reshape(-1).numpy()).cast("B"))
     return digest.hexdigest()
+
+
+def _computing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `COMPUTING` in a configuration and, under their names, in the parts of it."""
+    found = {key: config[key] for key in COMPUTING if config.get(key) is not None}
+    parts = {key: _computing(value) for key, value in config.items() if isinstance(value, dict)}
+    return found | {key: part for key, part in parts.items() if part}
 
 
 def numerics_id(device: torch.device) -> str:

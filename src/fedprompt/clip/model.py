@@ -50,7 +50,7 @@ class Clip(Encoders):
         precision: Precision = "float32",
         activation_bytes: int = 0,
     ) -> None:
-        known = fingerprint(model, processor) if precision != "float32" else None
+        known = fingerprint(model, processor, tokenizer) if precision != "float32" else None
         super().__init__(model, tokenizer, precision=precision, activation_bytes=activation_bytes)
         if known is not None:  # of the weights before they were rounded, so that an adapter fits in any precision
             self.fingerprint = known
@@ -97,8 +97,8 @@ class Clip(Encoders):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of weights and preprocessing: equal wherever and however the same backbone was loaded."""
-        return fingerprint(self.model, self.processor)
+        """sha256 of weights, configuration, preprocessing and tokenizer: equal wherever one backbone was loaded."""
+        return fingerprint(self.model, self.processor, self.tokenizer.tokenizer)
 
     def image_features(self, images: Images) -> Tensor:
         """[B, D] unit image features."""

@@ -112,7 +112,7 @@ class BackboneRecord(Record):
     """The frozen CLIP model of a run."""
 
     name: str = Field("", description="path or name in the recipe")
-    fingerprint: str = Field("", description="SHA-256 of the weights")
+    fingerprint: str = Field("", description="SHA-256 of weights, configuration, preprocessing and tokenizer")
     parameters: int | None = Field(None, description="number of parameters")
     patches: int | None = Field(None, description="patches per image")
     refused: tuple[str, ...] = Field((), description="bundled methods that do not run on it")

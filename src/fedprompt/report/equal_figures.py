@@ -36,7 +36,7 @@ def _sentence(run: Run, group: Sequence[TrialRecord]) -> str:
         if changed
     ]
     if not differing:
-        return f"The figures of {names} are equal; whether their predictions differ is not recorded."
+        return f"The figures of {names} are equal; their predictions have not been compared."
     if run.header.metric == "accuracy":
         return f"{names} have the same accuracy, though {series(differing)} predictions differ."
     return f"{names} have the same figures, though the scores of {series(differing)} images differ."
