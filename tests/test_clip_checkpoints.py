@@ -197,7 +197,8 @@ BIOMED = {
     "preprocess_cfg": PREPROCESS,
 }
 GELU, QUICK = drawn(Published(nn.GELU())), drawn(Published(QuickGELU()))
-OPENAI = {"input_resolution": torch.tensor(SIDE), "context_length": torch.tensor(40), "vocab_size": torch.tensor(9)}
+OPENAI = {"input_resolution": torch.tensor(SIDE), "context_length": torch.tensor(40)}
+OPENAI |= {"vocab_size": torch.tensor(len(tiny_tokenizer()))}
 
 
 def as_custom_text(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -371,6 +372,11 @@ STATES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
         "trained with a sigmoid loss .* Hugging Face folder of siglip",
     ),
     "another": (lambda s: {"cls_token": torch.ones(2)}, "no visual.class_embedding, but cls_token"),
+    "whole numbers": (lambda s: s | {"visual.proj": torch.ones(WIDTH, DIM, dtype=torch.int64)}, "holds int64, not"),
+    "OpenAI's vocabulary": (
+        lambda s: s | OPENAI | {"vocab_size": torch.tensor(9)},
+        "'vocab_size' .* says vocabulary 9",
+    ),
     "not finite": (lambda s: s | {"ln_final.weight": torch.full((64,), torch.nan)}, "values that are not finite"),
 }
 
@@ -403,6 +409,24 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "RoBERTa": (changed(BIOMED, "text_cfg", hf_model_name="roberta-base"), "and roberta-base; of those of timm"),
     "registers": (changed(BIOMED, "vision_cfg", timm_model_name="vit_base_patch16_reg4_gap_256"), "only a plain ViT"),
     "pooler": (changed(BIOMED, "text_cfg", hf_pooler_type="mean_pooler"), "sets text_cfg.hf_pooler_type"),
+    "five heads": (changed(CONFIG, "text_cfg", heads=5), "has width 64, which cannot be divided into 5 heads"),
+    "no head width": (
+        changed(CONFIG, "vision_cfg", head_width=0),
+        "head_width = 0, which must be a whole number above",
+    ),
+    "head width": (changed(CONFIG, "vision_cfg", head_width=48), "width 128, which cannot be divided into heads of 48"),
+    "truth": (changed(CONFIG, "model_cfg", quick_gelu="false"), "quick_gelu = 'false', which must be true or false"),
+    "width as text": (changed(CONFIG, "vision_cfg", width="128"), "width = '128', which must be a whole number"),
+    "true as one": (changed(CONFIG, "text_cfg", heads=True), "heads = True, which must be a whole number"),
+    "image sides": (changed(CONFIG, "vision_cfg", image_size=[32, 32]), "only square images are read"),
+    "a ResNet": (changed(CONFIG, "vision_cfg", layers=[3, 4, 6, 3]), "is a ResNet's"),
+    "two colours": (
+        CONFIG | {"preprocess_cfg": {"mean": [0.5, 0.5]}},
+        r"cfg.mean = \[0.5, 0.5\], which must be a list",
+    ),
+    "no spread": (CONFIG | {"preprocess_cfg": {"std": [0.5, 0, 1]}}, "which must be a list of three numbers above 0"),
+    "mean as text": (CONFIG | {"preprocess_cfg": {"mean": "0.5"}}, "mean = '0.5', which must be a list of three"),
+    "no table": (CONFIG | {"preprocess_cfg": "none"}, "has no JSON object as preprocess_cfg"),
     "nothing": ({"model_cfg": {}}, "is no configuration of an open_clip model"),
     "a list": (
         {"model_cfg": {"embed_dim": 2, "vision_cfg": [], "text_cfg": {}}},
@@ -418,6 +442,20 @@ def test_a_configuration_that_is_not_supported_or_contradicts_the_weights_is_ref
     (path.parent / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=said):
         Clip.load(path)
+
+
+BERTS = {
+    "heads": (changed(BIOMED, "text_cfg", heads=5), "says text heads 5, but its weights have 1"),
+    "head width": (changed(BIOMED, "vision_cfg", head_width=32), "says image head width 32, but its weights have 64"),
+    "positions": (changed(BIOMED, "text_cfg", context_length=49), "says context length 49, but its weights have 48"),
+}
+
+
+@pytest.mark.parametrize("what", BERTS)
+def test_a_configuration_that_contradicts_a_bert_is_refused(what: str, tmp_path: Path) -> None:
+    config, said = BERTS[what]
+    with pytest.raises(UserError, match=said):
+        Clip.load(write(tmp_path / "ckpt", state=drawn(Biomed()).state_dict(), config=config))
 
 
 def test_a_folder_without_weights_or_with_several_is_refused(tmp_path: Path) -> None:

@@ -171,6 +171,14 @@ def test_a_configuration_of_impossible_values_is_refused(copy: Path) -> None:
         Clip.load(copy)
 
 
+@pytest.mark.parametrize("mean", [[0.5, 0.5], "0.5", [0.5, 0.5, "0.5"]])
+def test_a_mean_that_is_not_three_numbers_is_refused_when_the_backbone_is_opened(mean: Any, copy: Path) -> None:
+    settings = json.loads((copy / "preprocessor_config.json").read_text()) | {"image_mean": mean}
+    (copy / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"image_mean"):
+        Clip.load(copy)
+
+
 def test_weights_of_another_form_are_converted_once(copy: Path, tmp_path: Path, tiny_clip: Clip) -> None:
     torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()

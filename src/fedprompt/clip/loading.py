@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from fedprompt.clip import families
 from fedprompt.clip.backbone import Family
-from fedprompt.clip.checkpoints.config import read_config
+from fedprompt.clip.checkpoints.config import COLOURS, SPREADS, read_config
 from fedprompt.clip.checkpoints.opening import Checkpoint, find_checkpoint, open_checkpoint
 from fedprompt.clip.hub import hub_answers, hub_checkpoint, require_available
 from fedprompt.data.decode_workers import Pixels
@@ -196,7 +196,15 @@ def copy_weights_aligned(model: torch.nn.Module) -> None:
 
 
 def check_size(processor: Any, size: int) -> None:
-    """Raise UserError unless the preprocessing makes images of `size` x `size` pixels, as the image tower expects."""
+    """Raise UserError unless the preprocessing makes images of `size` x `size` pixels, as the image tower expects.
+
+    Its mean and standard deviation must be three numbers, which would otherwise be found out in training.
+    """
+    for key, (words, fits) in {"image_mean": COLOURS, "image_std": SPREADS}.items():
+        if processor.do_normalize and not fits(value := getattr(processor, key)):
+            raise UserError(
+                f"The preprocessing has {key} = {value!r}, which must be {words}; correct preprocessor_config.json."
+            )
     made = dict(processor.crop_size if processor.do_center_crop else processor.size)
     if {made.get("height"), made.get("width")} != {size}:
         raise UserError(
