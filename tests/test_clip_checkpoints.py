@@ -469,6 +469,13 @@ def test_a_folder_without_weights_or_with_several_is_refused(tmp_path: Path) -> 
         Clip.load(path.parent)
 
 
+def test_a_missing_file_and_a_hub_id_are_not_converted(tmp_path: Path) -> None:
+    said = sentence("backbone", "convert", "openai/clip-vit-base-patch16", tmp_path / "out")
+    assert "convert takes no Hub id; fetch it first: fedprompt backbone fetch openai/clip-vit-base-patch16" in said
+    said = sentence("backbone", "convert", tmp_path / "model.pt", tmp_path / "out")
+    assert "There is no such file or folder as" in said and "Hub" not in said
+
+
 def test_what_is_no_checkpoint_is_not_converted(tmp_path: Path) -> None:
     assert "is no checkpoint to convert" in sentence("backbone", "convert", tmp_path, tmp_path / "out")
     path = write(tmp_path / "ckpt", state=GELU.state_dict(), config=CONFIG)

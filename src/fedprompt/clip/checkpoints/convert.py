@@ -13,13 +13,14 @@ from torch.nn.functional import normalize
 
 from fedprompt.clip.checkpoints import published
 from fedprompt.clip.checkpoints.config import Activation
-from fedprompt.clip.checkpoints.opening import OpenedCheckpoint, find_checkpoint, open_checkpoint
+from fedprompt.clip.checkpoints.opening import SUFFIXES, OpenedCheckpoint, find_checkpoint, open_checkpoint
 from fedprompt.clip.checkpoints.reading import read_tensors
 from fedprompt.clip.checkpoints.weights import check_whole
+from fedprompt.clip.hub import is_hub_id
 from fedprompt.clip.loading import POSITIONS, family_of
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError
-from fedprompt.file_system import entries, is_file, new_folder
+from fedprompt.file_system import entries, is_file, is_folder, new_folder
 
 PICKLED = "pytorch_model.bin"
 TEXTS = ("a photo of a dog.", "two cats", "x")
@@ -51,6 +52,10 @@ def convert(
     features differ, or if the folder is not new.
     """
     path = path.expanduser()
+    if not is_folder(path) and not is_file(path):
+        hub = is_hub_id(str(path)) and path.suffix not in SUFFIXES
+        fix = f"; convert takes no Hub id; fetch it first: fedprompt backbone fetch {path} FOLDER" if hub else ""
+        raise UserError(f"There is no such file or folder as {path}{fix or '; give the path of a checkpoint'}.")
     found = find_checkpoint(path)
     if found is None:
         return _convert_folder(path, folder, load=load)
