@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -277,7 +278,8 @@ def test_biomedclips_pair_is_the_published_model(tmp_path: Path) -> None:
     assert family_of(folder).title == "ViT and BERT"
     assert_same(Clip.load(folder), published)
     said = call("backbone", "convert", folder, tmp_path / "out")
-    assert "as a ViT and BERT backbone" in said and f"--set backbone.path={tmp_path / 'out'}" in said
+    assert "as a ViT and BERT backbone" in said and "assumed" not in said
+    assert f"--set backbone.path={tmp_path / 'out'}" in said
     loaded = Clip.load(tmp_path / "out")
     assert_same(loaded, published)
     assert loaded.context_length == 40 and loaded.tokenizer.special.length is None
@@ -294,8 +296,26 @@ def test_a_bare_checkpoint_must_be_told_its_activation(tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state=GELU.state_dict(), name="RemoteCLIP-ViT-B-32.pt")
     with pytest.raises(UserError, match="do not say which activation it was trained with; convert it once"):
         Clip.load(path)
-    call("backbone", "convert", path, tmp_path / "out", "--activation", "gelu")
+    said = call("backbone", "convert", path, tmp_path / "out", "--activation", "gelu")
+    assert "No configuration says the mean and std of its preprocessing: OpenAI's are assumed" in said
     assert_same(Clip.load(tmp_path / "out"), GELU)
+
+
+def test_an_activation_that_contradicts_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "ckpt", state=GELU.state_dict(), config=CONFIG)
+    said = sentence("backbone", "convert", path, tmp_path / "out", "--activation", "quick_gelu")
+    assert "--activation quick_gelu contradicts" in said and "was trained with gelu" in said
+    assert convert(path, tmp_path / "out", activation="gelu").difference < 1e-5
+    own = write(tmp_path / "openai", state=QUICK.state_dict() | OPENAI, name="ViT-B-16.pt")
+    with pytest.raises(UserError, match=r"gelu contradicts .* has input_resolution .* was trained with quick_gelu"):
+        convert(own, tmp_path / "other", activation="gelu")
+
+
+def test_a_conversion_writes_nothing_but_its_sentences(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "ckpt", state=GELU.state_dict(), config=CONFIG)
+    capfd.readouterr()
+    convert(path, tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_tokenizer_from_elsewhere_is_used(tmp_path: Path) -> None:
@@ -342,8 +362,10 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_before_anything_is_execut
 def test_a_torchscript_archive_is_not_opened(tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state={}, config=CONFIG, name="ViT-B-16.pt")
     torch.jit.script(nn.Linear(2, 2)).save(str(path))
-    with pytest.raises(UserError, match="is a TorchScript archive, which holds code, so it is not opened"):
+    said = "is a TorchScript archive, which holds code, so it is not opened"
+    with warnings.catch_warnings(record=True, action="always") as shown, pytest.raises(UserError, match=said):
         Clip.load(path)
+    assert not shown
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.bin", "model.safetensors"])

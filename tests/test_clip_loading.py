@@ -260,6 +260,8 @@ def test_weights_of_another_form_are_converted_once(copy: Path, tmp_path: Path, 
     (copy / "model.safetensors").unlink()
     with pytest.raises(UserError, match="converted once: fedprompt backbone convert FOLDER OUT"):
         Clip.load(copy)
+    with pytest.raises(UserError, match=r"is a Hugging Face folder, whose activation .* leave out --activation"):
+        convert(copy, tmp_path / "out", activation="gelu")
     assert convert(copy, tmp_path / "out").fingerprint == tiny_clip.fingerprint
     assert not (tmp_path / "out" / "pytorch_model.bin").exists()
     with pytest.raises(UserError, match="is no checkpoint to convert"):
