@@ -290,6 +290,44 @@ def test_a_file_of_a_folder_and_a_file_that_is_none_are_refused(copy: Path) -> N
         Clip.load(copy / "notes.txt")
 
 
+FOREIGN: dict[str, tuple[str, dict[str, Any], bool, str]] = {  # whether with CLIP's tokenizer of 547 ids
+    "SigLIP's end": (
+        "siglip",
+        {"eos_token_id": 5},
+        False,
+        r"eos_token_id in config.json is 5, but the tokenizer has 0",
+    ),
+    "SigLIP's padding": ("siglip", {"pad_token_id": 5}, False, r"pad_token_id in config.json is 5, but the tokenizer"),
+    "BERT's padding": ("vit_bert", {"pad_token_id": 5}, False, r"pad_token_id in config.json is 5, but the tokenizer"),
+    "CLIP's for SigLIP": (
+        "siglip",
+        {"vocab_size": 547, "eos_token_id": 546, "pad_token_id": 546},
+        True,
+        r"begins a sentence with the ids \[545\], but SigLIP has no start token",
+    ),
+    "CLIP's for BERT": (
+        "vit_bert",
+        {"vocab_size": 547},
+        True,
+        "are not a class and a separator token, as a BERT reads",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_tokenizer_of_another_tower_is_refused(what: str) -> None:
+    family, text, clips, said = FOREIGN[what]
+    model, tokenizer, processor = FAMILIES[family]({"text": text})
+    with pytest.raises(UserError, match=said):
+        Clip(model, tiny_tokenizer() if clips else tokenizer, processor)
+
+
+def test_a_tokenizer_of_far_fewer_ids_than_a_clip_embeds_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(UserError, match=r"knows 5000 token ids .* has 547 ids"):
+        Clip(tiny_model(tokenizer, text={"vocab_size": 5000, "eos_token_id": 2}), tokenizer, tiny_processor())
+
+
 def test_a_naflex_siglip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "siglip2"}')
     for open_ in (Clip.load, family_of):
