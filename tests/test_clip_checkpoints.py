@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from transformers import BertConfig, BertModel
 
 from fedprompt.clip.checkpoints.convert import convert
+from fedprompt.clip.checkpoints.weights import BERT_NAMES, CLIP_NAMES, _in_file, _renamed
 from fedprompt.clip.loading import family_of
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
@@ -378,7 +379,7 @@ def test_a_file_that_is_no_whole_checkpoint_is_refused(name: str, content: bytes
 
 
 STATES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
-    "missing": (lambda s: {k: v for k, v in s.items() if k != "visual.proj"}, "lacks 1 tensor, 'visual_projection"),
+    "missing": (lambda s: {k: v for k, v in s.items() if k != "visual.proj"}, "lacks 1 tensor, 'visual.proj' first"),
     "no embedding": (lambda s: {k: v for k, v in s.items() if k != "token_embedding.weight"}, "lacks the tensor"),
     "extra": (
         lambda s: s | {"visual.head.weight": torch.ones(2)},
@@ -464,6 +465,18 @@ def test_a_configuration_that_is_not_supported_or_contradicts_the_weights_is_ref
     (path.parent / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=said):
         Clip.load(path)
+
+
+def test_a_missing_tensor_is_named_as_in_the_file(tmp_path: Path) -> None:
+    for number, (published, config) in enumerate(((GELU, CONFIG), (drawn(Biomed()), BIOMED))):
+        whole = dict(published.state_dict())
+        assert {
+            _in_file(new, bert=bool(number)) for new, _ in _renamed(whole, (CLIP_NAMES, BERT_NAMES)[number], "")
+        } == {name for name in whole if not name.endswith("position_ids")}
+        gone = sorted(name for name in whole if ".attn.in_proj_" in name or ".attn.qkv." in name)[0]
+        left = {name: one for name, one in whole.items() if name != gone}
+        with pytest.raises(UserError, match=f"lacks 1 tensor, '{gone}' first"):
+            Clip.load(write(tmp_path / str(number), state=left, config=config))
 
 
 BERTS = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -44,11 +45,12 @@ BERT_NAMES = (
     (r"logit_scale", "logit_scale"),
 )
 TRANSPOSED = ("visual.proj", "text_projection")
-IN_BLOCKS = {
+CLIP_BLOCKS = {
     "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
     "attn.out_proj": "self_attn.out_proj",
-    "norm1": "layer_norm1", "norm2": "layer_norm2", "attn.proj": "self_attn.out_proj",
 }  # fmt: skip
+TIMM_BLOCKS = {"norm1": "layer_norm1", "norm2": "layer_norm2", "attn.proj": "self_attn.out_proj"}
+IN_BLOCKS = CLIP_BLOCKS | TIMM_BLOCKS
 JOINED = re.compile(r"(.+layers\.\d+)\.attn\.(?:in_proj_|qkv\.)(weight|bias)")
 
 
@@ -64,7 +66,7 @@ def build_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
     except KeyError as error:
         raise UserError(f"{name} lacks the tensor {error}; give a whole checkpoint.") from error
     _check_sizes(model, tensors, about, name)
-    check_whole(renamed, dict(model.state_dict()), name)
+    check_whole(renamed, dict(model.state_dict()), name, functools.partial(_in_file, bert=about.bert))
     model.load_state_dict(renamed)
     return model
 
@@ -117,6 +119,20 @@ def _in_block(name: str) -> str:
     number, _, part = rest.partition(".")
     stem, _, leaf = part.rpartition(".")
     return f"{block}{mark}{number}.{IN_BLOCKS.get(stem, stem)}.{leaf}" if mark else name
+
+
+def _in_file(name: str, *, bert: bool) -> str:
+    """The name that a tensor of transformers' model has in a checkpoint: the tables backwards."""
+    if block := re.fullmatch(r"(.+\.layers\.\d+)\.(.+)\.(weight|bias)", name):
+        stems = {new: f"{old}." for old, new in (TIMM_BLOCKS if bert else CLIP_BLOCKS).items()}
+        stems |= {f"self_attn.{part}_proj": "attn.qkv." if bert else "attn.in_proj_" for part in "qkv"}
+        name = f"{block[1]}.{stems.get(block[2], block[2] + '.')}{block[3]}"
+    for old, new in BERT_NAMES if bert else CLIP_NAMES:
+        groups = re.findall(r"\([^)]+\)", old)
+        pattern = re.sub(r"\\\\(\d)", lambda place: groups[int(place[1]) - 1], re.escape(new))  # noqa: B023  (used at once)
+        if found := re.fullmatch(pattern, name):
+            return re.sub(r"\([^)]+\)", "{}", old.replace("\\.", ".")).format(*found.groups())
+    return name
 
 
 def _flat(name: str, tensor: Tensor) -> Tensor:
@@ -239,9 +255,15 @@ def _check_sizes(model: PreTrainedModel, tensors: Tensors, about: OpenClipConfig
             )
 
 
-def check_whole(found: Tensors, wanted: Tensors, name: str) -> None:
-    """Raise UserError for tensors that are missing, too many, of another shape, or not finite."""
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+def check_whole(found: Tensors, wanted: Tensors, name: str, in_file: Callable[[str], str] = str) -> None:
+    """Raise UserError for tensors that are missing, too many, of another shape, or not finite.
+
+    `in_file` gives the name that a wanted tensor has in the file.
+    """
+    missing, extra = (
+        sorted({in_file(key) for key in wanted.keys() - found.keys()}),
+        sorted(found.keys() - wanted.keys()),
+    )
     if missing:
         raise UserError(
             f"{name} lacks {plural(len(missing), 'tensor')}, {missing[0]!r} first; give a whole checkpoint."
@@ -256,11 +278,11 @@ def check_whole(found: Tensors, wanted: Tensors, name: str) -> None:
             )
         if tensor.is_floating_point() and not found[key].is_floating_point():
             raise UserError(
-                f"The tensor {key!r} of {name} holds {str(found[key].dtype).removeprefix('torch.')}, not "
+                f"The tensor {in_file(key)!r} of {name} holds {str(found[key].dtype).removeprefix('torch.')}, not "
                 "floating-point numbers; give a checkpoint that is not quantised."
             )
         if not torch.isfinite(found[key].float()).all():
-            raise UserError(f"The tensor {key!r} of {name} has values that are not finite; copy it again.")
+            raise UserError(f"The tensor {in_file(key)!r} of {name} has values that are not finite; copy it again.")
 
 
 def _extra(name: str, keys: list[str]) -> str:
