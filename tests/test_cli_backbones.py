@@ -46,7 +46,7 @@ def test_inspect_says_what_a_backbone_is_and_what_it_cannot_carry(family: str, f
 
 def test_inspect_refuses_what_is_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
-    assert "it is a dinov2, not a contrastive pair" in sentence("backbone", "inspect", tmp_path)
+    assert "its model_type is 'dinov2', which is none of the supported" in sentence("backbone", "inspect", tmp_path)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.nn.functional import normalize
 from transformers import BertConfig, BertModel
 
 from fedprompt.clip.checkpoints.convert import convert
+from fedprompt.clip.checkpoints.weights import BERT_NAMES, CLIP_NAMES, _in_file, _renamed
 from fedprompt.clip.loading import family_of
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
@@ -197,7 +199,8 @@ BIOMED = {
     "preprocess_cfg": PREPROCESS,
 }
 GELU, QUICK = drawn(Published(nn.GELU())), drawn(Published(QuickGELU()))
-OPENAI = {"input_resolution": torch.tensor(SIDE), "context_length": torch.tensor(40), "vocab_size": torch.tensor(9)}
+OPENAI = {"input_resolution": torch.tensor(SIDE), "context_length": torch.tensor(40)}
+OPENAI |= {"vocab_size": torch.tensor(len(tiny_tokenizer()))}
 
 
 def as_custom_text(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -276,7 +279,8 @@ def test_biomedclips_pair_is_the_published_model(tmp_path: Path) -> None:
     assert family_of(folder).title == "ViT and BERT"
     assert_same(Clip.load(folder), published)
     said = call("backbone", "convert", folder, tmp_path / "out")
-    assert "as a ViT and BERT backbone" in said and f"--set backbone.path={tmp_path / 'out'}" in said
+    assert "as a ViT and BERT backbone" in said and "assumed" not in said
+    assert f"--set backbone.path={tmp_path / 'out'}" in said
     loaded = Clip.load(tmp_path / "out")
     assert_same(loaded, published)
     assert loaded.context_length == 40 and loaded.tokenizer.special.length is None
@@ -293,8 +297,26 @@ def test_a_bare_checkpoint_must_be_told_its_activation(tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state=GELU.state_dict(), name="RemoteCLIP-ViT-B-32.pt")
     with pytest.raises(UserError, match="do not say which activation it was trained with; convert it once"):
         Clip.load(path)
-    call("backbone", "convert", path, tmp_path / "out", "--activation", "gelu")
+    said = call("backbone", "convert", path, tmp_path / "out", "--activation", "gelu")
+    assert "No configuration says the mean and std of its preprocessing: OpenAI's are assumed" in said
     assert_same(Clip.load(tmp_path / "out"), GELU)
+
+
+def test_an_activation_that_contradicts_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "ckpt", state=GELU.state_dict(), config=CONFIG)
+    said = sentence("backbone", "convert", path, tmp_path / "out", "--activation", "quick_gelu")
+    assert "--activation quick_gelu contradicts" in said and "was trained with gelu" in said
+    assert convert(path, tmp_path / "out", activation="gelu").difference < 1e-5
+    own = write(tmp_path / "openai", state=QUICK.state_dict() | OPENAI, name="ViT-B-16.pt")
+    with pytest.raises(UserError, match=r"gelu contradicts .* has input_resolution .* was trained with quick_gelu"):
+        convert(own, tmp_path / "other", activation="gelu")
+
+
+def test_a_conversion_writes_nothing_but_its_sentences(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "ckpt", state=GELU.state_dict(), config=CONFIG)
+    capfd.readouterr()
+    convert(path, tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_tokenizer_from_elsewhere_is_used(tmp_path: Path) -> None:
@@ -341,8 +363,10 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_before_anything_is_execut
 def test_a_torchscript_archive_is_not_opened(tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state={}, config=CONFIG, name="ViT-B-16.pt")
     torch.jit.script(nn.Linear(2, 2)).save(str(path))
-    with pytest.raises(UserError, match="is a TorchScript archive, which holds code, so it is not opened"):
+    said = "is a TorchScript archive, which holds code, so it is not opened"
+    with warnings.catch_warnings(record=True, action="always") as shown, pytest.raises(UserError, match=said):
         Clip.load(path)
+    assert not shown
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.bin", "model.safetensors"])
@@ -355,7 +379,7 @@ def test_a_file_that_is_no_whole_checkpoint_is_refused(name: str, content: bytes
 
 
 STATES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
-    "missing": (lambda s: {k: v for k, v in s.items() if k != "visual.proj"}, "lacks 1 tensor, 'visual_projection"),
+    "missing": (lambda s: {k: v for k, v in s.items() if k != "visual.proj"}, "lacks 1 tensor, 'visual.proj' first"),
     "no embedding": (lambda s: {k: v for k, v in s.items() if k != "token_embedding.weight"}, "lacks the tensor"),
     "extra": (
         lambda s: s | {"visual.head.weight": torch.ones(2)},
@@ -371,6 +395,11 @@ STATES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
         "trained with a sigmoid loss .* Hugging Face folder of siglip",
     ),
     "another": (lambda s: {"cls_token": torch.ones(2)}, "no visual.class_embedding, but cls_token"),
+    "whole numbers": (lambda s: s | {"visual.proj": torch.ones(WIDTH, DIM, dtype=torch.int64)}, "holds int64, not"),
+    "OpenAI's vocabulary": (
+        lambda s: s | OPENAI | {"vocab_size": torch.tensor(9)},
+        "'vocab_size' .* says vocabulary 9",
+    ),
     "not finite": (lambda s: s | {"ln_final.weight": torch.full((64,), torch.nan)}, "values that are not finite"),
 }
 
@@ -403,6 +432,24 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "RoBERTa": (changed(BIOMED, "text_cfg", hf_model_name="roberta-base"), "and roberta-base; of those of timm"),
     "registers": (changed(BIOMED, "vision_cfg", timm_model_name="vit_base_patch16_reg4_gap_256"), "only a plain ViT"),
     "pooler": (changed(BIOMED, "text_cfg", hf_pooler_type="mean_pooler"), "sets text_cfg.hf_pooler_type"),
+    "five heads": (changed(CONFIG, "text_cfg", heads=5), "has width 64, which cannot be divided into 5 heads"),
+    "no head width": (
+        changed(CONFIG, "vision_cfg", head_width=0),
+        "head_width = 0, which must be a whole number above",
+    ),
+    "head width": (changed(CONFIG, "vision_cfg", head_width=48), "width 128, which cannot be divided into heads of 48"),
+    "truth": (changed(CONFIG, "model_cfg", quick_gelu="false"), "quick_gelu = 'false', which must be true or false"),
+    "width as text": (changed(CONFIG, "vision_cfg", width="128"), "width = '128', which must be a whole number"),
+    "true as one": (changed(CONFIG, "text_cfg", heads=True), "heads = True, which must be a whole number"),
+    "image sides": (changed(CONFIG, "vision_cfg", image_size=[32, 32]), "only square images are read"),
+    "a ResNet": (changed(CONFIG, "vision_cfg", layers=[3, 4, 6, 3]), "is a ResNet's"),
+    "two colours": (
+        CONFIG | {"preprocess_cfg": {"mean": [0.5, 0.5]}},
+        r"cfg.mean = \[0.5, 0.5\], which must be a list",
+    ),
+    "no spread": (CONFIG | {"preprocess_cfg": {"std": [0.5, 0, 1]}}, "which must be a list of three numbers above 0"),
+    "mean as text": (CONFIG | {"preprocess_cfg": {"mean": "0.5"}}, "mean = '0.5', which must be a list of three"),
+    "no table": (CONFIG | {"preprocess_cfg": "none"}, "has no JSON object as preprocess_cfg"),
     "nothing": ({"model_cfg": {}}, "is no configuration of an open_clip model"),
     "a list": (
         {"model_cfg": {"embed_dim": 2, "vision_cfg": [], "text_cfg": {}}},
@@ -420,6 +467,32 @@ def test_a_configuration_that_is_not_supported_or_contradicts_the_weights_is_ref
         Clip.load(path)
 
 
+def test_a_missing_tensor_is_named_as_in_the_file(tmp_path: Path) -> None:
+    for number, (published, config) in enumerate(((GELU, CONFIG), (drawn(Biomed()), BIOMED))):
+        whole = dict(published.state_dict())
+        assert {
+            _in_file(new, bert=bool(number)) for new, _ in _renamed(whole, (CLIP_NAMES, BERT_NAMES)[number], "")
+        } == {name for name in whole if not name.endswith("position_ids")}
+        gone = sorted(name for name in whole if ".attn.in_proj_" in name or ".attn.qkv." in name)[0]
+        left = {name: one for name, one in whole.items() if name != gone}
+        with pytest.raises(UserError, match=f"lacks 1 tensor, '{gone}' first"):
+            Clip.load(write(tmp_path / str(number), state=left, config=config))
+
+
+BERTS = {
+    "heads": (changed(BIOMED, "text_cfg", heads=5), "says text heads 5, but its weights have 1"),
+    "head width": (changed(BIOMED, "vision_cfg", head_width=32), "says image head width 32, but its weights have 64"),
+    "positions": (changed(BIOMED, "text_cfg", context_length=49), "says context length 49, but its weights have 48"),
+}
+
+
+@pytest.mark.parametrize("what", BERTS)
+def test_a_configuration_that_contradicts_a_bert_is_refused(what: str, tmp_path: Path) -> None:
+    config, said = BERTS[what]
+    with pytest.raises(UserError, match=said):
+        Clip.load(write(tmp_path / "ckpt", state=drawn(Biomed()).state_dict(), config=config))
+
+
 def test_a_folder_without_weights_or_with_several_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state=GELU.state_dict(), config=CONFIG, name="one.pt")
     (path.parent / "two.pt").write_bytes(path.read_bytes())
@@ -429,6 +502,13 @@ def test_a_folder_without_weights_or_with_several_is_refused(tmp_path: Path) -> 
         (path.parent / one).unlink()
     with pytest.raises(UserError, match="but no weights"):
         Clip.load(path.parent)
+
+
+def test_a_missing_file_and_a_hub_id_are_not_converted(tmp_path: Path) -> None:
+    said = sentence("backbone", "convert", "openai/clip-vit-base-patch16", tmp_path / "out")
+    assert "convert takes no Hub id; fetch it first: fedprompt backbone fetch openai/clip-vit-base-patch16" in said
+    said = sentence("backbone", "convert", tmp_path / "model.pt", tmp_path / "out")
+    assert "There is no such file or folder as" in said and "Hub" not in said
 
 
 def test_what_is_no_checkpoint_is_not_converted(tmp_path: Path) -> None:

@@ -238,8 +238,8 @@ def test_every_family_is_a_file_that_says_what_it_is() -> None:
     ("kind", "sentence"),
     [
         ("siglip2", "NaFlex kind, whose number of patches varies"),
-        ("bert", "it is a bert, not a contrastive pair"),
-        ("llava", "it is a llava, not a contrastive pair"),
+        ("bert", "its model_type is 'bert', which is none of"),
+        ("llava", "its model_type is 'llava', which is none of"),
         ("sigli", "did you mean 'siglip'"),
     ],
 )

@@ -79,7 +79,7 @@ def test_what_does_not_open_as_a_clip_leaves_nothing(
 ) -> None:
     with hub_server({**files, "config.json": b'{"model_type": "bert"}'}) as running:
         use(running.url, monkeypatch)
-        with pytest.raises(UserError, match="it is a bert, not a contrastive pair"):
+        with pytest.raises(UserError, match="its model_type is 'bert', which is none of the supported"):
             fetch(NAME, tmp_path / "clip")
     assert list(tmp_path.iterdir()) == []
 

@@ -135,16 +135,92 @@ def test_a_hub_id_in_the_cache_is_opened_without_a_network(folder: Path, monkeyp
         "get_config_dict",
         lambda origin, **settings: wanted.append((origin, settings)) or ({}, {}),
     )
-    with pytest.raises(UserError, match="model of no stated type"):
+    with pytest.raises(UserError, match=r"its config\.json states no model_type"):
         Clip.load("somebody/clip")
     assert wanted == [("somebody/clip", {"local_files_only": True})]
 
 
-def test_another_kind_of_model_is_refused(copy: Path) -> None:
-    settings = json.loads((copy / "config.json").read_text()) | {"model_type": "bert"}
+NONE_OF = r"which is none of the supported families \(clip, metaclip_2, siglip, vit_bert\)"
+TYPES = {
+    "align": rf"its model_type is 'align', {NONE_OF}\. A",
+    "bert": rf"'bert', {NONE_OF}\. A",
+    "blip": rf"'blip', {NONE_OF}\. A",
+    "sigilp": rf"'sigilp', {NONE_OF}; did you mean 'siglip'\?",
+    None: "its config.json states no model_type",
+    ("clip",): r"sets model_type = \['clip'\], which is no text",
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_another_kind_of_model_is_refused(kind: Any, copy: Path) -> None:
+    settings = json.loads((copy / "config.json").read_text()) | {"model_type": kind}
     (copy / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="it is a bert, not a contrastive pair of an image and a text tower"):
+    with pytest.raises(UserError, match=TYPES[kind]):
         Clip.load(copy)
+
+
+VALUES: dict[tuple[str, object], str] = {
+    ("hidden_act", "swooosh"): "config.json sets text_config.hidden_act = 'swooosh', which is no activation",
+    ("hidden_act", 3): "config.json sets text_config.hidden_act = 3, which is no activation",
+    ("num_attention_heads", 0): "text_config.num_attention_heads = 0, which must be a whole number above 0",
+    ("num_attention_heads", 5): "cannot be opened: The hidden size .* not a multiple of the number of attention heads",
+    ("hidden_size", "32"): "text_config.hidden_size = '32', which must be a whole number above 0",
+}
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_values_that_no_tower_can_have_are_refused_in_a_sentence(what: tuple[str, object], copy: Path) -> None:
+    settings = json.loads((copy / "config.json").read_text())
+    settings["text_config"][what[0]] = what[1]
+    (copy / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=VALUES[what]):
+        Clip.load(copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["[1]", "{"])
+def test_a_part_that_is_no_json_object_is_named(content: str, name: str, copy: Path) -> None:
+    (copy / name).write_text(content)
+    with pytest.raises(UserError, match=rf"cannot be opened: its {name} is no whole JSON object; copy it again"):
+        Clip.load(copy)
+
+
+FILES = {
+    "nothing": ((), r"the folder has no config\.json\. A"),
+    "images": (("a.png", "b.jpg"), r"the folder has no config\.json\. A"),
+    "a checkpoint": (
+        ("notes.txt", "RemoteCLIP-ViT-B-32.pt"),
+        r"no config\.json; give the file RemoteCLIP-ViT-B-32\.pt",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_folder_without_a_configuration_says_so(what: str, tmp_path: Path) -> None:
+    names, said = FILES[what]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    for open_ in (Clip.load, family_of):
+        with pytest.raises(UserError, match=said):
+            open_(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"), [("preproc*", "has no preprocessor_config.json"), ("tok*", "no tokenizer")]
+)
+def test_a_missing_part_is_named(pattern: str, said: str, copy: Path) -> None:
+    for one in copy.glob(pattern):
+        one.unlink()
+    with pytest.raises(UserError, match=f"{said}.*; copy its? ") as caught:
+        Clip.load(copy)
+    assert "local directory" not in str(caught.value)
+
+
+def test_offline_the_hub_is_not_said_to_have_been_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    hub.hub_answers.cache_clear()
+    with pytest.raises(UserError, match="the Hub is not asked, since HF_HUB_OFFLINE is set"):
+        hub.require_available("nobody/nothing")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"])
@@ -204,11 +280,21 @@ def test_a_configuration_of_impossible_values_is_refused(copy: Path) -> None:
         Clip.load(copy)
 
 
+@pytest.mark.parametrize("mean", [[0.5, 0.5], "0.5", [0.5, 0.5, "0.5"]])
+def test_a_mean_that_is_not_three_numbers_is_refused_when_the_backbone_is_opened(mean: Any, copy: Path) -> None:
+    settings = json.loads((copy / "preprocessor_config.json").read_text()) | {"image_mean": mean}
+    (copy / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"image_mean"):
+        Clip.load(copy)
+
+
 def test_weights_of_another_form_are_converted_once(copy: Path, tmp_path: Path, tiny_clip: Clip) -> None:
     torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
     with pytest.raises(UserError, match="converted once: fedprompt backbone convert FOLDER OUT"):
         Clip.load(copy)
+    with pytest.raises(UserError, match=r"is a Hugging Face folder, whose activation .* leave out --activation"):
+        convert(copy, tmp_path / "out", activation="gelu")
     assert convert(copy, tmp_path / "out").fingerprint == tiny_clip.fingerprint
     assert not (tmp_path / "out" / "pytorch_model.bin").exists()
     with pytest.raises(UserError, match="is no checkpoint to convert"):
@@ -235,6 +321,44 @@ def test_a_file_of_a_folder_and_a_file_that_is_none_are_refused(copy: Path) -> N
     (copy / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match="cannot be opened: "):
         Clip.load(copy / "notes.txt")
+
+
+FOREIGN: dict[str, tuple[str, dict[str, Any], bool, str]] = {  # whether with CLIP's tokenizer of 547 ids
+    "SigLIP's end": (
+        "siglip",
+        {"eos_token_id": 5},
+        False,
+        r"eos_token_id in config.json is 5, but the tokenizer has 0",
+    ),
+    "SigLIP's padding": ("siglip", {"pad_token_id": 5}, False, r"pad_token_id in config.json is 5, but the tokenizer"),
+    "BERT's padding": ("vit_bert", {"pad_token_id": 5}, False, r"pad_token_id in config.json is 5, but the tokenizer"),
+    "CLIP's for SigLIP": (
+        "siglip",
+        {"vocab_size": 547, "eos_token_id": 546, "pad_token_id": 546},
+        True,
+        r"begins a sentence with the ids \[545\], but SigLIP has no start token",
+    ),
+    "CLIP's for BERT": (
+        "vit_bert",
+        {"vocab_size": 547},
+        True,
+        "are not a class and a separator token, as a BERT reads",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_tokenizer_of_another_tower_is_refused(what: str) -> None:
+    family, text, clips, said = FOREIGN[what]
+    model, tokenizer, processor = FAMILIES[family]({"text": text})
+    with pytest.raises(UserError, match=said):
+        Clip(model, tiny_tokenizer() if clips else tokenizer, processor)
+
+
+def test_a_tokenizer_of_far_fewer_ids_than_a_clip_embeds_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(UserError, match=r"knows 5000 token ids .* has 547 ids"):
+        Clip(tiny_model(tokenizer, text={"vocab_size": 5000, "eos_token_id": 2}), tokenizer, tiny_processor())
 
 
 def test_a_naflex_siglip_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fedprompt.errors import series
+
 if TYPE_CHECKING:
     from fedprompt.clip.model import Clip
 
@@ -75,6 +77,11 @@ def convert(
         f"{path} is in {found.folder} as a {found.title} backbone, fingerprint {found.fingerprint[:12]}; its features "
         f"are the checkpoint's up to {found.difference:.1g}."
     )
+    if found.assumed:
+        typer.echo(
+            f"No configuration says the {series(found.assumed)} of its preprocessing: OpenAI's are assumed. If it was "
+            f"trained with others, write them into {found.folder}/preprocessor_config.json."
+        )
     typer.echo(f"Use it with: --set backbone.path={found.folder}")
 
 

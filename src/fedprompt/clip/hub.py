@@ -39,9 +39,10 @@ def require_available(path: str | Path) -> None:
             f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
         )
     if not any(_cached_configs(name)) and not hub_answers():
+        why = "is not asked, since HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "does not answer"
         raise UserError(
-            f"The backbone {name!r} cannot be opened: it is not in the cache of the Hugging Face Hub, and the Hub does "
-            "not answer. Set backbone.path=demo for the small embedded CLIP (trained on drawings), or to the folder of "
+            f"The backbone {name!r} cannot be opened: it is not in the cache of the Hugging Face Hub, and the Hub "
+            f"{why}. Set backbone.path=demo for the small embedded CLIP (trained on drawings), or to the folder of "
             f"a CLIP. To carry one here, run `fedprompt backbone fetch {name} FOLDER` on a machine with a network."
         )
 

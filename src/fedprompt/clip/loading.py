@@ -20,8 +20,9 @@ from transformers.utils import logging
 
 from fedprompt.clip import families
 from fedprompt.clip.backbone import Family
-from fedprompt.clip.checkpoints.config import read_config
+from fedprompt.clip.checkpoints.config import COLOURS, SPREADS, read_config
 from fedprompt.clip.checkpoints.opening import Checkpoint, find_checkpoint, open_checkpoint
+from fedprompt.clip.folders import check_configuration, check_parts, read_configuration
 from fedprompt.clip.hub import hub_answers, hub_checkpoint, require_available
 from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError, plural
@@ -39,7 +40,8 @@ PROBES = [
     "two  blanks_and 1,024 \u732b",
 ]  # texts that tokenizers split apart
 POSITIONS = ".position_ids"  # the end of the names of constants, which older files hold
-REFUSALS = (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError, StrictDataclassError)
+BREAKS = (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)  # whose text is on code alone
+REFUSALS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError, *BREAKS)
 
 
 def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
@@ -53,8 +55,10 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
         return opened.model, opened.tokenizer, opened.processor
     local, name = place.local, str(path)
     with _refusing(name):
-        family = families.find(_model_type(place))
-        with _quiet(progress=place.hub):
+        family = _family(place)
+        if not place.hub:
+            check_parts(Path(place.origin))
+        with quiet(progress=place.hub):
             model, report = _open_model(family, place)
             tokenizer = AutoTokenizer.from_pretrained(place.origin, local_files_only=local, trust_remote_code=False)
             processor = family.processor.from_pretrained(place.origin, local_files_only=local)
@@ -68,7 +72,7 @@ def family_of(path: str | Path) -> Family:
     if isinstance(place, Checkpoint):
         return families.find("vit_bert" if place.config and read_config(place.config).bert else "clip")
     with _refusing(str(path)):
-        return families.find(_model_type(place))
+        return _family(place)
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,15 @@ def _refusing(name: str) -> Iterator[None]:
         ) from error
 
 
-def _model_type(place: HuggingFacePlace) -> str:
-    about, _ = PreTrainedConfig.get_config_dict(place.origin, local_files_only=place.local)
-    return str(about.get("model_type", "model of no stated type"))
+def _family(place: HuggingFacePlace) -> Family:
+    """The family that a configuration names; UserError also for sizes that no model of it can have."""
+    if place.hub:
+        about: Mapping[str, Any] = PreTrainedConfig.get_config_dict(place.origin, local_files_only=place.local)[0]
+    else:
+        about = read_configuration(Path(place.origin))
+    family = families.find(about.get("model_type"))
+    check_configuration(about)
+    return family
 
 
 def _open_model(family: Family, place: HuggingFacePlace) -> tuple[Any, Mapping[str, Any]]:
@@ -123,9 +133,14 @@ def _open_model(family: Family, place: HuggingFacePlace) -> tuple[Any, Mapping[s
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error as a sentence, with the way out where a package or a form of weights is the reason."""
-    reason = next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__).strip()
-    reason = reason if reason.endswith((".", "!")) else f"{reason}."
+    """What an error says as a sentence, with the way out where a package or a form of weights is the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, StrictDataclassError):  # whose last line has the reason, behind the name of an exception
+        lines = [lines[-1].partition("Error: ")[2] or lines[-1]] if lines else []
+    if not lines or isinstance(error, BREAKS):
+        lines = ["its configuration or tokenizer has a value that transformers cannot use."]
+    reason = lines[0].partition(" If you were trying to load it")[0]  # what follows is on paths, of which none is meant
+    reason = reason if reason.endswith((".", "!", "?")) else f"{reason}."
     if isinstance(error, ImportError):
         reason += " Install the package that its tokenizer needs, e.g. pip install sentencepiece protobuf."
     if "pytorch_model.bin" in reason or "no file named model.safetensors" in reason:
@@ -186,7 +201,7 @@ def numerics_id(device: torch.device) -> str:
 
 
 @contextmanager
-def _quiet(*, progress: bool) -> Iterator[None]:
+def quiet(*, progress: bool) -> Iterator[None]:
     """Hide transformers' warnings, in place of which there are sentences, and unless `progress` its progress bar."""
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.set_verbosity_error()
@@ -218,8 +233,16 @@ def copy_weights_aligned(model: torch.nn.Module) -> None:
 
 
 def check_size(processor: Any, size: int) -> None:
-    """Raise UserError unless the preprocessing makes images of `size` x `size` pixels, as the image tower expects."""
-    made = dict(processor.crop_size if processor.do_center_crop else processor.size)
+    """Raise UserError unless the preprocessing makes images of `size` x `size` pixels, as the image tower expects.
+
+    Its mean and standard deviation must be three numbers, which would otherwise be found out in training.
+    """
+    for key, (words, fits) in {"image_mean": COLOURS, "image_std": SPREADS}.items():
+        if processor.do_normalize and not fits(value := getattr(processor, key)):
+            raise UserError(
+                f"The preprocessing has {key} = {value!r}, which must be {words}; correct preprocessor_config.json."
+            )
+    made = dict((processor.crop_size if processor.do_center_crop else processor.size) or {})
     if {made.get("height"), made.get("width")} != {size}:
         raise UserError(
             f"The preprocessing makes images of {made} but the image tower reads {size}x{size} pixels; "

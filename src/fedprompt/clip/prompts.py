@@ -204,6 +204,21 @@ def require_vocabulary(tokenizer: Any, vocabulary: int) -> None:
         )
 
 
+def require_special_ids(tokenizer: Any, text: Any) -> None:
+    """Raise UserError if a tokenizer ends or pads with another id than the configuration of a text tower states.
+
+    An id that is the default of the configuration's class is not stated: SigLIP's defaults are those of no SigLIP.
+    """
+    defaults = type(text)()
+    for key in ("eos_token_id", "pad_token_id"):
+        said, own = getattr(text, key, None), getattr(tokenizer, key, None)
+        if None not in (said, own) and said not in (own, getattr(defaults, key, None)):
+            raise UserError(
+                f"text_config.{key} in config.json is {said}, but the tokenizer has {own}; use the tokenizer that this "
+                "backbone was trained with, or correct config.json."
+            )
+
+
 def plain_text(text: str) -> str:
     """A text with typographic quotes, ligatures, wide letters and HTML entities in plain characters.
 

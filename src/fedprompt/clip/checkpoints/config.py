@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +16,33 @@ Activation = Literal["gelu", "quick_gelu"]
 HEAD_WIDTH = 64  # of OpenAI's models, timm's vision transformers up to ViT-L, and BERT
 NAME = "open_clip_config.json"
 
+# What a value must be, in words, and whether it is.
+Kind = tuple[str, Callable[[Any], bool]]
+TRUTH: Kind = ("true or false", lambda value: isinstance(value, bool))
+TEXT: Kind = ("a text", lambda value: isinstance(value, str))
+NUMBER: Kind = ("a number", lambda value: type(value) in (int, float))
+WHOLE: Kind = ("a whole number above 0", lambda value: type(value) is int and value > 0)
+LAYERS: Kind = (f"{WHOLE[0]} (a list is a ResNet's, and only vision transformers can be prompted)", WHOLE[1])
+SQUARE: Kind = (f"{WHOLE[0]} (only square images are read)", WHOLE[1])
+COLOURS: Kind = ("a list of three numbers", lambda value: is_colours(value))
+SPREADS: Kind = ("a list of three numbers above 0", lambda value: is_colours(value) and min(value) > 0)
+
 # Keys that sizes are read from, or that matter only while a model is trained.
-PLAIN = {
-    "model_cfg": {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale"},
+PLAIN: Mapping[str, Mapping[str, Kind]] = {
+    "model_cfg": {"embed_dim": WHOLE, "quick_gelu": TRUTH, "custom_text": TRUTH, "init_logit_scale": NUMBER},
     "vision_cfg": {
-        *("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "output_tokens"),
-        *("timm_model_name", "timm_model_pretrained", "timm_drop", "timm_drop_path"),
+        **dict.fromkeys(("width", "head_width", "patch_size"), WHOLE),
+        **dict.fromkeys(("mlp_ratio", "patch_dropout", "timm_drop", "timm_drop_path"), NUMBER),
+        **{"layers": LAYERS, "image_size": SQUARE, "output_tokens": TRUTH},
+        **{"timm_model_name": TEXT, "timm_model_pretrained": TRUTH},
     },
     "text_cfg": {
-        *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "output_tokens"),
-        *("hf_model_name", "hf_tokenizer_name", "hf_model_pretrained"),
+        **dict.fromkeys(("context_length", "vocab_size", "width", "heads", "layers"), WHOLE),
+        **{"mlp_ratio": NUMBER, "output_tokens": TRUTH, "hf_model_pretrained": TRUTH},
+        **dict.fromkeys(("hf_model_name", "hf_tokenizer_name"), TEXT),
     },
 }
+PREPROCESSING: Mapping[str, Kind] = {"mean": COLOURS, "std": SPREADS, "interpolation": TEXT, "resize_mode": TEXT}
 # The one value of a key that is supported besides an empty one.
 FIXED: Mapping[str, object] = {
     "pool_type": {"vision_cfg": "tok", "text_cfg": "argmax"},
@@ -56,30 +71,56 @@ class OpenClipConfig:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
 
+def is_colours(value: Any) -> bool:
+    """Whether a value is a list of three numbers, one per colour."""
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(NUMBER[1], value))
+
+
 def read_config(path: Path) -> OpenClipConfig:
     """Read an `open_clip_config.json`; UserError, with the key, for what is not supported or malformed."""
     try:
         content = load_json_object(read_bytes(path))
-        model = content.get("model_cfg", content)
-        vision, text = model["vision_cfg"], model["text_cfg"]
-        for place, table in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
-            _check_keys(path, place, table)
-        return _config(path, model, content.get("preprocess_cfg", {}))
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is no configuration of an open_clip model ({error!r}); copy it again.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no configuration of an open_clip model: it is no whole JSON object.") from error
+    model = _table(path, content, "model_cfg") if "model_cfg" in content else content
+    tables = {"model_cfg": model, **{key: _table(path, model, key) for key in ("vision_cfg", "text_cfg")}}
+    for place, table in tables.items():
+        _check_keys(path, place, table)
+        _check_kinds(path, place, table, PLAIN[place])
+    preprocessing = _table(path, content, "preprocess_cfg") if content.get("preprocess_cfg") is not None else {}
+    _check_kinds(path, "preprocess_cfg", preprocessing, PREPROCESSING)
+    if model.get("embed_dim") is None:
+        raise UserError(f"{path} is no configuration of an open_clip model: it has no embed_dim; copy it again.")
+    return _config(path, model, preprocessing)
+
+
+def _table(path: Path, content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    table = content.get(key)
+    if not isinstance(table, dict):
+        what = "has no" if table is None else "has no JSON object as"
+        raise UserError(f"{path} is no configuration of an open_clip model: it {what} {key}; copy it again.")
+    return table
 
 
 def _check_keys(path: Path, place: str, table: Mapping[str, Any]) -> None:
     for key, value in table.items():
         fixed = FIXED.get(key)
         fixed = fixed.get(place) if isinstance(fixed, Mapping) else fixed
-        if key not in PLAIN[place] and value and value != fixed:
+        if key not in (*PLAIN[place], "vision_cfg", "text_cfg") and value and value != fixed:
             raise UserError(
                 f"{path} sets {place}.{key} = {value!r}, which is not supported for open_clip checkpoints; use the "
                 "same model as a Hugging Face folder (of clip, siglip or metaclip_2), if there is one."
             )
+
+
+def _check_kinds(path: Path, place: str, table: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+    """Raise UserError for a value of another type than its key has; null is as if the key were not there."""
+    for key, (words, fits) in kinds.items():
+        value = table.get(key)
+        if value is not None and not fits(value):
+            raise UserError(f"{path} sets {place}.{key} = {value!r}, which must be {words}; correct it.")
 
 
 def _config(path: Path, model: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> OpenClipConfig:
@@ -92,17 +133,15 @@ def _config(path: Path, model: Mapping[str, Any], preprocessing: Mapping[str, An
             f"{path} names the towers {timm} and {hugging_face}; of those of timm and the Hub, only a plain ViT with a "
             "BERT is supported, as in BiomedCLIP."
         )
-    size = vision.get("image_size", 224)
-    if not isinstance(size, int):
-        raise UserError(f"{path} says image_size = {size!r}, but only square images are read; use another checkpoint.")
     sizes = {"joint width": model["embed_dim"], "text layers": text.get("layers"), "text width": text.get("width")}
     sizes |= {"vocabulary": text.get("vocab_size"), "image layers": vision.get("layers")}
     sizes |= {"image width": vision.get("width"), "patch size": vision.get("patch_size")}
+    sizes |= {"text heads": text.get("heads"), "image head width": vision.get("head_width")}
     sizes |= {"context length": None if timm else text.get("context_length")}
     return OpenClipConfig(
         activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-        image_size=size,
-        vision_head_width=vision.get("head_width", HEAD_WIDTH),
+        image_size=vision.get("image_size") or 224,
+        vision_head_width=vision.get("head_width") or HEAD_WIDTH,
         text_heads=text.get("heads"),
         context_length=text.get("context_length"),
         bert=bool(timm),

@@ -13,13 +13,14 @@ from torch.nn.functional import normalize
 
 from fedprompt.clip.checkpoints import published
 from fedprompt.clip.checkpoints.config import Activation
-from fedprompt.clip.checkpoints.opening import OpenedCheckpoint, find_checkpoint, open_checkpoint
+from fedprompt.clip.checkpoints.opening import SUFFIXES, OpenedCheckpoint, find_checkpoint, open_checkpoint
 from fedprompt.clip.checkpoints.reading import read_tensors
 from fedprompt.clip.checkpoints.weights import check_whole
-from fedprompt.clip.loading import POSITIONS, family_of
+from fedprompt.clip.hub import is_hub_id
+from fedprompt.clip.loading import POSITIONS, family_of, quiet
 from fedprompt.clip.model import Clip
-from fedprompt.errors import UserError
-from fedprompt.file_system import entries, is_file, new_folder
+from fedprompt.errors import UserError, option
+from fedprompt.file_system import entries, is_file, is_folder, new_folder
 
 PICKLED = "pytorch_model.bin"
 TEXTS = ("a photo of a dog.", "two cats", "x")
@@ -34,6 +35,7 @@ class Converted:
     title: str
     fingerprint: str
     difference: float
+    assumed: tuple[str, ...] = ()  # what of the preprocessing no configuration said, and is OpenAI's
 
 
 def convert(
@@ -51,13 +53,23 @@ def convert(
     features differ, or if the folder is not new.
     """
     path = path.expanduser()
+    if not is_folder(path) and not is_file(path):
+        hub = is_hub_id(str(path)) and path.suffix not in SUFFIXES
+        fix = f"; convert takes no Hub id; fetch it first: fedprompt backbone fetch {path} FOLDER" if hub else ""
+        raise UserError(f"There is no such file or folder as {path}{fix or '; give the path of a checkpoint'}.")
     found = find_checkpoint(path)
     if found is None:
+        if activation or tokenizer:
+            raise UserError(
+                f"{path} is a Hugging Face folder, whose activation and tokenizer are its own; leave out "
+                f"{option('activation' if activation else 'tokenizer')}."
+            )
         return _convert_folder(path, folder, load=load)
     opened = open_checkpoint(found, activation=activation, tokenizer=tokenizer)
     with new_folder(folder) as part:
-        for one in (opened.model, opened.tokenizer, opened.processor):
-            one.save_pretrained(part)
+        with quiet(progress=False):
+            for one in (opened.model, opened.tokenizer, opened.processor):
+                one.save_pretrained(part)
         clip = load(part)
         difference = largest_difference(clip, opened)
         if not difference <= TOLERANCE:
@@ -65,7 +77,8 @@ def convert(
                 f"The features of {path} differ by {difference:.2g} after conversion, more than {TOLERANCE:g}; nothing "
                 "was written. Please report this with the checkpoint's name."
             )
-    return Converted(folder, clip.family.title, clip.fingerprint, difference)
+    assumed = tuple(key for key in ("mean", "std") if not opened.config.preprocessing.get(key))
+    return Converted(folder, clip.family.title, clip.fingerprint, difference, assumed)
 
 
 def _convert_folder(path: Path, folder: Path, *, load: Callable[[Path], Clip]) -> Converted:
@@ -86,7 +99,8 @@ def _convert_folder(path: Path, folder: Path, *, load: Callable[[Path], Clip]) -
         for one in entries(path):
             if one.is_file() and one.name.endswith((".json", ".txt", ".model", ".md")) and "index" not in one.name:
                 shutil.copyfile(one.path, part / one.name)
-        model.save_pretrained(part)
+        with quiet(progress=False):
+            model.save_pretrained(part)
         clip = load(part)
         written = dict(clip.model.state_dict())
         pairs = [(written[key].cpu(), one.to(written[key].dtype)) for key, one in tensors.items()]

@@ -13,7 +13,7 @@ from fedprompt.clip.checkpoints.config import NAME, Activation, OpenClipConfig, 
 from fedprompt.clip.checkpoints.reading import Tensors, read_tensors
 from fedprompt.clip.checkpoints.weights import build_model
 from fedprompt.clip.families import names
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, option
 from fedprompt.file_system import is_file, is_folder, read_bytes
 from fedprompt.text_files import load_json_object
 
@@ -61,11 +61,18 @@ def open_checkpoint(
 ) -> OpenedCheckpoint:
     """Open a checkpoint; UserError for anything that is missing, damaged, contradictory or more than tensors.
 
-    `activation` is needed for a checkpoint without a configuration that is not OpenAI's own; `tokenizer` is a folder
+    `activation` is needed for a checkpoint without a configuration that is not OpenAI's own, and must not contradict
+    what either says; `tokenizer` is a folder
     or Hub id, where the checkpoint has no tokenizer beside it.
     """
     name, tensors = str(found.weights), read_tensors(found.weights)
     config = read_config(found.config) if found.config else _openai_config(tensors, activation, name)
+    if activation not in (None, config.activation):
+        source = str(found.config) if found.config else f"{name}, which has {OPENAI_ONLY} as OpenAI's models have,"
+        raise UserError(
+            f"{option('activation')} {activation} contradicts {source}: the model was trained with "
+            f"{config.activation}; leave the option out, or correct the configuration."
+        )
     model = build_model(tensors, config, name)
     return OpenedCheckpoint(
         model, _tokenizer(tokenizer or found.tokenizer, name), _processor(config, name), tensors, config
@@ -98,7 +105,7 @@ def _in_folder(folder: Path) -> Checkpoint:
 def _openai_config(tensors: Tensors, activation: Activation | None, name: str) -> OpenClipConfig:
     """What a checkpoint without a configuration is: OpenAI's models use QuickGELU, others must be told."""
     if OPENAI_ONLY in tensors:
-        activation = activation or "quick_gelu"
+        activation = "quick_gelu"
     if activation is None:
         raise UserError(
             f"{name} has no {NAME} beside it, and its weights do not say which activation it was trained with; convert "
@@ -123,7 +130,8 @@ def _tokenizer(place: Path | str, name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder if is_folder(folder) else str(place), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].partition(" If you were trying to load it")[0].rstrip(".")
+        reason = "its files are damaged" if isinstance(error, (KeyError, AttributeError)) else reason
         raise UserError(f"The tokenizer {place} cannot be opened ({reason}); give a folder or a Hub id.") from error
 
 

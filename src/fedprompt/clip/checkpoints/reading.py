@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import textwrap
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,7 +50,8 @@ def _safetensors(path: Path) -> Tensors:
 
 def _pickled(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of a TorchScript archive, which is refused with a sentence
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind, as a damaged file may raise anything
         raise UserError(_refusal(path, str(error))) from error
 
@@ -68,7 +71,7 @@ def _refusal(path: Path, error: str) -> str:
             f"{path} is a pickle that holds more than tensors{what}; nothing in it was executed. Where you trust it, "
             "save model.state_dict() alone."
         )
-    reason = error.strip().partition("\n")[0].rstrip(".")[:120] or "it is empty"
+    reason = textwrap.shorten(error.strip().partition("\n")[0].rstrip("."), 120, placeholder=" ...") or "it is empty"
     return f"{path} is no whole checkpoint ({reason}); copy it again."
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedModel
 
-from fedprompt.clip.checkpoints.config import HEAD_WIDTH, OpenClipConfig
+from fedprompt.clip.checkpoints.config import HEAD_WIDTH, NAME, OpenClipConfig
 from fedprompt.clip.checkpoints.reading import Tensors
 from fedprompt.clip.families.vit_bert import ViTBertConfig, ViTBertModel
 from fedprompt.errors import UserError, plural
 
 IGNORED = ("attn_mask", "input_resolution", "context_length", "vocab_size", "position_ids", "token_type_ids")
+STATED = {"context_length": "context length", "vocab_size": "vocabulary"}  # numbers in OpenAI's state dicts
 # Patterns of names and what they become; the first that matches holds. A projection [W, D] is transposed.
 CLIP_NAMES = (
     (r"visual\.class_embedding", "vision_model.embeddings.class_embedding"),
@@ -43,11 +45,12 @@ BERT_NAMES = (
     (r"logit_scale", "logit_scale"),
 )
 TRANSPOSED = ("visual.proj", "text_projection")
-IN_BLOCKS = {
+CLIP_BLOCKS = {
     "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
     "attn.out_proj": "self_attn.out_proj",
-    "norm1": "layer_norm1", "norm2": "layer_norm2", "attn.proj": "self_attn.out_proj",
 }  # fmt: skip
+TIMM_BLOCKS = {"norm1": "layer_norm1", "norm2": "layer_norm2", "attn.proj": "self_attn.out_proj"}
+IN_BLOCKS = CLIP_BLOCKS | TIMM_BLOCKS
 JOINED = re.compile(r"(.+layers\.\d+)\.attn\.(?:in_proj_|qkv\.)(weight|bias)")
 
 
@@ -59,11 +62,11 @@ def build_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
     renamed = dict(_renamed(tensors, table, name))
     try:
         with torch.random.fork_rng(devices=()):  # a new module draws initial weights
-            model = _bert_model(tensors, about) if about.bert else _clip_model(tensors, about)
+            model = (_bert_model if about.bert else _clip_model)(tensors, about, name)
     except KeyError as error:
         raise UserError(f"{name} lacks the tensor {error}; give a whole checkpoint.") from error
-    _check_sizes(model, about, name)
-    check_whole(renamed, dict(model.state_dict()), name)
+    _check_sizes(model, tensors, about, name)
+    check_whole(renamed, dict(model.state_dict()), name, functools.partial(_in_file, bert=about.bert))
     model.load_state_dict(renamed)
     return model
 
@@ -118,6 +121,20 @@ def _in_block(name: str) -> str:
     return f"{block}{mark}{number}.{IN_BLOCKS.get(stem, stem)}.{leaf}" if mark else name
 
 
+def _in_file(name: str, *, bert: bool) -> str:
+    """The name that a tensor of transformers' model has in a checkpoint: the tables backwards."""
+    if block := re.fullmatch(r"(.+\.layers\.\d+)\.(.+)\.(weight|bias)", name):
+        stems = {new: f"{old}." for old, new in (TIMM_BLOCKS if bert else CLIP_BLOCKS).items()}
+        stems |= {f"self_attn.{part}_proj": "attn.qkv." if bert else "attn.in_proj_" for part in "qkv"}
+        name = f"{block[1]}.{stems.get(block[2], block[2] + '.')}{block[3]}"
+    for old, new in BERT_NAMES if bert else CLIP_NAMES:
+        groups = re.findall(r"\([^)]+\)", old)
+        pattern = re.sub(r"\\\\(\d)", lambda place: groups[int(place[1]) - 1], re.escape(new))  # noqa: B023  (used at once)
+        if found := re.fullmatch(pattern, name):
+            return re.sub(r"\([^)]+\)", "{}", old.replace("\\.", ".")).format(*found.groups())
+    return name
+
+
 def _flat(name: str, tensor: Tensor) -> Tensor:
     """Without the leading dimensions of size one that timm has."""
     if name.endswith("class_embedding"):
@@ -131,14 +148,25 @@ def _depth(tensors: Tensors, stem: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _clip_model(tensors: Tensors, about: OpenClipConfig) -> PreTrainedModel:
+def _heads(what: str, width: int, name: str, *, count: int | None = None, head_width: int = HEAD_WIDTH) -> int:
+    """The number of attention heads of a tower, given or by their width; UserError if they do not divide it."""
+    parts, said = (count, f"into {count} heads") if count else (width // head_width, f"into heads of {head_width}")
+    if not parts or width % (count or head_width):
+        raise UserError(
+            f"The {what} tower of {name} has width {width}, which cannot be divided {said}; correct "
+            f"{'text_cfg.heads' if what == 'text' else 'vision_cfg.head_width'} in its {NAME}."
+        )
+    return parts
+
+
+def _clip_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTrainedModel:
     vocabulary, width = tensors["token_embedding.weight"].shape
     text = {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": len(tensors["transformer.resblocks.0.mlp.c_fc.weight"]),
         "num_hidden_layers": _depth(tensors, "transformer.resblocks"),
-        "num_attention_heads": about.text_heads or width // HEAD_WIDTH,
+        "num_attention_heads": _heads("text", width, name, count=about.text_heads),
         "max_position_embeddings": len(tensors["positional_embedding"]),
         "hidden_act": about.activation,
         "bos_token_id": vocabulary - 2,
@@ -150,7 +178,7 @@ def _clip_model(tensors: Tensors, about: OpenClipConfig) -> PreTrainedModel:
         "hidden_size": image,
         "intermediate_size": len(tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
         "num_hidden_layers": _depth(tensors, "visual.transformer.resblocks"),
-        "num_attention_heads": image // about.vision_head_width,
+        "num_attention_heads": _heads("image", image, name, head_width=about.vision_head_width),
         "image_size": about.image_size,
         "patch_size": patch,
         "hidden_act": about.activation,
@@ -159,16 +187,21 @@ def _clip_model(tensors: Tensors, about: OpenClipConfig) -> PreTrainedModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim))
 
 
-def _bert_model(tensors: Tensors, about: OpenClipConfig) -> PreTrainedModel:
+def _bert_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTrainedModel:
     bert = "text.transformer."
     vocabulary, width = tensors[f"{bert}embeddings.word_embeddings.weight"].shape
     positions = len(tensors[f"{bert}embeddings.position_embeddings.weight"])
+    if (about.context_length or positions) > positions:
+        raise UserError(
+            f"The configuration of {name} says context length {about.context_length}, but its weights have {positions} "
+            "positions; give the configuration that belongs to them."
+        )
     text = {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": len(tensors[f"{bert}encoder.layer.0.intermediate.dense.weight"]),
         "num_hidden_layers": _depth(tensors, f"{bert}encoder.layer"),
-        "num_attention_heads": width // HEAD_WIDTH,
+        "num_attention_heads": _heads("text", width, name),
         "max_position_embeddings": positions,
         "type_vocab_size": len(tensors[f"{bert}embeddings.token_type_embeddings.weight"]),
     }
@@ -177,7 +210,7 @@ def _bert_model(tensors: Tensors, about: OpenClipConfig) -> PreTrainedModel:
         "hidden_size": image,
         "intermediate_size": len(tensors["visual.trunk.blocks.0.mlp.fc1.weight"]),
         "num_hidden_layers": _depth(tensors, "visual.trunk.blocks"),
-        "num_attention_heads": image // HEAD_WIDTH,
+        "num_attention_heads": _heads("image", image, name),
         "image_size": about.image_size,
         "patch_size": patch,
         "hidden_act": "gelu",
@@ -193,8 +226,8 @@ def _bert_model(tensors: Tensors, about: OpenClipConfig) -> PreTrainedModel:
     )
 
 
-def _check_sizes(model: PreTrainedModel, about: OpenClipConfig, name: str) -> None:
-    """Raise UserError if the configuration gives another size than the weights have."""
+def _check_sizes(model: PreTrainedModel, tensors: Tensors, about: OpenClipConfig, name: str) -> None:
+    """Raise UserError if the configuration, or a number beside the weights, gives another size than they have."""
     text, vision = model.config.text_config, model.config.vision_config
     found = {
         "joint width": model.config.projection_dim,
@@ -204,6 +237,8 @@ def _check_sizes(model: PreTrainedModel, about: OpenClipConfig, name: str) -> No
         "context length": text.max_position_embeddings,
         "image layers": vision.num_hidden_layers,
         "image width": vision.hidden_size,
+        "image head width": vision.hidden_size // vision.num_attention_heads,
+        "text heads": text.num_attention_heads,
         "patch size": vision.patch_size,
     }
     for what, said in about.sizes.items():
@@ -212,11 +247,23 @@ def _check_sizes(model: PreTrainedModel, about: OpenClipConfig, name: str) -> No
                 f"The configuration of {name} says {what} {said}, but its weights have {found[what]}; give the "
                 "configuration that belongs to them."
             )
+    for key, what in STATED.items():
+        if key in tensors and tensors[key].tolist() != found[what]:
+            raise UserError(
+                f"The tensor {key!r} of {name} says {what} {tensors[key].tolist()}, but its weights have "
+                f"{found[what]}; give a whole checkpoint of one model."
+            )
 
 
-def check_whole(found: Tensors, wanted: Tensors, name: str) -> None:
-    """Raise UserError for tensors that are missing, too many, of another shape, or not finite."""
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+def check_whole(found: Tensors, wanted: Tensors, name: str, in_file: Callable[[str], str] = str) -> None:
+    """Raise UserError for tensors that are missing, too many, of another shape, or not finite.
+
+    `in_file` gives the name that a wanted tensor has in the file.
+    """
+    missing, extra = (
+        sorted({in_file(key) for key in wanted.keys() - found.keys()}),
+        sorted(found.keys() - wanted.keys()),
+    )
     if missing:
         raise UserError(
             f"{name} lacks {plural(len(missing), 'tensor')}, {missing[0]!r} first; give a whole checkpoint."
@@ -229,8 +276,13 @@ def check_whole(found: Tensors, wanted: Tensors, name: str) -> None:
                 f"The tensor {key!r} of {name} is {list(found[key].shape)}, but must be {list(tensor.shape)} by its "
                 "configuration and the other tensors; give a checkpoint and a configuration that belong together."
             )
+        if tensor.is_floating_point() and not found[key].is_floating_point():
+            raise UserError(
+                f"The tensor {in_file(key)!r} of {name} holds {str(found[key].dtype).removeprefix('torch.')}, not "
+                "floating-point numbers; give a checkpoint that is not quantised."
+            )
         if not torch.isfinite(found[key].float()).all():
-            raise UserError(f"The tensor {key!r} of {name} has values that are not finite; copy it again.")
+            raise UserError(f"The tensor {in_file(key)!r} of {name} has values that are not finite; copy it again.")
 
 
 def _extra(name: str, keys: list[str]) -> str:

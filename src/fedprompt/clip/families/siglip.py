@@ -16,7 +16,7 @@ from transformers import SiglipImageProcessorPil, SiglipModel
 
 from fedprompt.clip.backbone import AttentionLayers, Backbone, Capability, Edit, Encoded, Family
 from fedprompt.clip.model_towers import LastBlockEncoded, ModelImageTower, ModelTextTower
-from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens
+from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens, require_special_ids
 from fedprompt.clip.towers import block_output_at, run_blocks
 from fedprompt.errors import UserError
 
@@ -109,6 +109,12 @@ def _build(model: Any, tokenizer: Any) -> Backbone:
         )
     length = text.max_position_embeddings
     special = SpecialTokens.of(tokenizer, vocabulary=text.vocab_size, length=length)
+    require_special_ids(tokenizer, text)
+    if special.before:
+        raise UserError(
+            f"The tokenizer begins a sentence with the ids {list(special.before)}, but SigLIP has no start token; use "
+            "the tokenizer that this backbone was trained with."
+        )
     return Backbone(
         BidirectionalTextTower(model),
         PooledImageTower(model),

@@ -25,7 +25,7 @@ from transformers import (
 from fedprompt.clip.backbone import AttentionLayers, Backbone, Capability, Edit, Family
 from fedprompt.clip.families.clip import LAYERS, ClassTokenImageTower
 from fedprompt.clip.model_towers import ModelTextTower
-from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens
+from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens, require_special_ids
 from fedprompt.errors import UserError
 
 LACKS: Mapping[Capability, str] = {
@@ -107,6 +107,13 @@ def _build(model: Any, tokenizer: Any) -> Backbone:
     text = model.config.text_config
     length = min(model.config.context_length, text.max_position_embeddings)
     special = SpecialTokens.of(tokenizer, vocabulary=text.vocab_size)
+    require_special_ids(tokenizer, text)
+    own = ((tokenizer.cls_token_id,), (tokenizer.sep_token_id,))
+    if (special.before, special.after) != own:
+        raise UserError(
+            f"The tokenizer puts the ids {[*special.before]} and {[*special.after]} around a sentence, which are not "
+            "a class and a separator token, as a BERT reads; use the tokenizer that this backbone was trained with."
+        )
     return Backbone(
         BertTextTower(model),
         ClassTokenImageTower(model),
