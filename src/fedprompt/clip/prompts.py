@@ -209,10 +209,9 @@ def require_special_ids(tokenizer: Any, text: Any) -> None:
 
     An id that is the default of the configuration's class is not stated: SigLIP's defaults are those of no SigLIP.
     """
-    defaults = type(text)()
     for key in ("eos_token_id", "pad_token_id"):
         said, own = getattr(text, key, None), getattr(tokenizer, key, None)
-        if None not in (said, own) and said not in (own, getattr(defaults, key, None)):
+        if None not in (said, own) and said not in (own, getattr(type(text), key, None)):
             raise UserError(
                 f"text_config.{key} in config.json is {said}, but the tokenizer has {own}; use the tokenizer that this "
                 "backbone was trained with, or correct config.json."
