@@ -97,7 +97,8 @@ def test_training_is_that_of_a_run_with_the_chosen_number(stated: Path, tmp_path
     (found,) = events_of(tmp_path / "run", BudgetEvent)
     assert (found.name, found.rounds, found.wanted) == ("promptfl", 2, 9)
     assert found.seconds == pytest.approx(60.0, abs=1.0) and found.needed > found.seconds
-    assert said.lines == ["PromptFL: a round takes about 12 s; 2 of 9 rounds fit into its part of the time, 60 s."]
+    line = "PromptFL: a round takes about 12 s, the first one 30 s; 2 of 9 rounds fit into its part of the time, 60 s."
+    assert said.lines == [line]
     started = events_of(tmp_path / "run", TrialEvent)[0]
     assert started.rounds == started.settings["rounds"] == 2
     ours, theirs = (folder / "checkpoints" / "promptfl@00000002.safetensors" for folder in (tmp_path / "run", stated))

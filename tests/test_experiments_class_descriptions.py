@@ -229,7 +229,7 @@ def test_an_unknown_key_is_named(setting: str) -> None:
     [
         (
             ("Road", "sea", "road"),
-            r"The classes 'Road' and 'road' are one to the backbone, for of 'a photo of a Road\.' and 'a photo of a "
+            r"The classes 'Road' and 'road' are one to the backbone: of 'a photo of a Road\.' and 'a photo of a "
             r"road\.' it reads the same tokens; rename one of the classes, or make them one\.",
         ),
         (("hot_dog", "hot dog"), "The classes 'hot_dog' and 'hot dog' are one to the backbone"),

@@ -189,10 +189,10 @@ def test_an_interrupted_run_says_where_and_what_is_missing(python: bool, tmp_pat
 def test_another_method_with_a_higher_figure_is_named_with_the_command_that_predicts_with_it(tmp_path: Path) -> None:
     lines = [*events({"zero": 0.60, "rival": 0.70, "ours": 0.63}), interval("ours", -0.1, -0.04, "rival")]
     text = said(tmp_path, lines)
-    assert "The best method is Rival with Base 70.0%, by more than the interval." in text
+    assert "The best method is Rival with Base 70.0%, above Ours by more than the interval." in text
     assert "Predict with Rival: fedprompt predict runs/mine IMAGES --trial rival" in text
     lines[-1] = interval("ours", -0.1, 0.04, "rival")
-    assert "with Base 70.0%, though not by more than the interval." in said(tmp_path, lines)
+    assert "with Base 70.0%, above Ours by no more than the interval." in said(tmp_path, lines)
     text = said(tmp_path, events({"zero": 0.70, "rival": 0.65, "ours": 0.63}))
     assert "The best method is Zero with Base 70.0%" in text, "no trained method is called best below zero-shot"
     assert "Predict with Zero: fedprompt predict runs/mine IMAGES --trial zero" in text
@@ -246,9 +246,7 @@ def test_a_tuning_whose_choice_is_not_the_highest_on_the_test_images_says_by_wha
     lines = [*events({"zero": 0.60, "rival": 0.70, "ours": 0.63}), interval("ours", -0.1, 0.04, "rival")]
     lines[0]["command"] |= {"name": "tune", "folder": "runs/mine/final"}
     text = said(tmp_path, lines)
-    assert (
-        "The search chose Ours by held-out images, and on the test images Rival is higher, Base 70.0%, though" in text
-    )
+    assert "The search chose Ours by held-out images, and on the test images Rival is higher, Base 70.0%, above" in text
     assert "so Ours stays the choice" in text and "The best method is" not in text
     assert "Predict with Ours: fedprompt predict runs/mine/final IMAGES" in text and "--trial" not in text
 
@@ -376,8 +374,8 @@ def test_labels_that_are_never_predicted_are_named_with_the_threshold(tmp_path: 
 @pytest.mark.parametrize(
     ("rights", "text"),
     [
-        ([9, 0, 0, 3], "2 of 4 classes are never predicted rightly for any of their images, 1 of them never predicted"),
-        ([9, 2, 0, 3], "1 of 4 classes is never predicted rightly for its images: car (see"),
+        ([9, 0, 0, 3], "Ours never predicts 2 of 4 classes rightly, 1 of them not at all"),
+        ([9, 2, 0, 3], "Ours never predicts 1 of 4 classes rightly: car (see"),
         ([9, 2, 1, 3], ""),
     ],
 )
@@ -389,7 +387,7 @@ def test_classes_that_are_never_recognised_are_named(rights: list[int], text: st
     ]
     lines.append({"event": "mistakes", "trial": "ours", "split": "base", "name": "all", "classes": classes})
     found = said(tmp_path, lines)
-    assert text in found if text else "predicted rightly" not in found
+    assert text in found if text else "never predicts" not in found
 
 
 @pytest.mark.parametrize("named", [0, 60])
@@ -402,6 +400,8 @@ def test_test_images_that_look_like_training_images_are_said_with_what_to_do(nam
     assert "67 of 104 test images look almost like a training image" in text
     assert ("--set data.names_together=true" in text) == bool(named)
     assert ("Remove images that show the same" in text) == (not named)
+    lines[0]["recipe"]["data"]["names_together"] = True
+    assert "the intervals take all test images as independent" in said(tmp_path, lines)
 
 
 def test_the_seconds_of_a_resumed_trial_are_at_least_those_of_its_rounds(tmp_path: Path) -> None:
@@ -453,9 +453,11 @@ def test_clients_without_a_gain_are_named_worst_first(tmp_path: Path) -> None:
     ]
     text = said(tmp_path, [*lines, *local])
     worst = "site_3 40.0% (90.0%, 12 images), site_1 50.0% (60.0%, 10 images), site_4 79.0% (80.0%, 13 images)."
-    assert f"Local is below Zero at 3 of 5 clients: {worst}" in text
-    assert "Local is below Zero at none of the 1" not in said(tmp_path, [*lines, local[0], local[5]]), "one client"
-    assert "Local is below Zero at none of the 2 clients." in said(
+    assert f"Local of Ours is below Zero at 3 of 5 clients: {worst}" in text
+    assert "Local of Ours is below Zero at none of the 1" not in said(tmp_path, [*lines, local[0], local[5]]), (
+        "one client"
+    )
+    assert "Local of Ours is below Zero at none of the 2 clients." in said(
         tmp_path, [*lines, local[0], local[2], local[5], local[7]]
     )
     local[6]["figures"] = {"accuracy": None}

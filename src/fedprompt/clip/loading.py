@@ -177,7 +177,7 @@ def fingerprint(model: PreTrainedModel, processor: Any, tokenizer: Any) -> str:
     preprocessing = _plain({key: getattr(processor, key, None) for key in SHAPING + SCALING})
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     pieces = tokenizer(PROBES, add_special_tokens=False, verbose=False)["input_ids"]
-    known = [preprocessing, _plain(_computing(model.config.to_dict())), vocabulary, pieces]
+    known = [preprocessing, list(_computing(model.config.to_dict())), vocabulary, pieces]
     digest = hashlib.sha256(json_text(known).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
@@ -185,11 +185,13 @@ def fingerprint(model: PreTrainedModel, processor: Any, tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
-def _computing(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `COMPUTING` in a configuration and, under their names, in the parts of it."""
-    found = {key: config[key] for key in COMPUTING if config.get(key) is not None}
-    parts = {key: _computing(value) for key, value in config.items() if isinstance(value, dict)}
-    return found | {key: part for key, part in parts.items() if part}
+def _computing(table: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of `COMPUTING` in a configuration and in the parts of it, with their places, in the order of these."""
+    for key, value in sorted(table.items()):
+        if isinstance(value, dict):
+            yield from _computing(value, f"{place}{key}.")
+        elif key in COMPUTING and value is not None:
+            yield f"{place}{key}", _plain(value)
 
 
 def numerics_id(device: torch.device) -> str:

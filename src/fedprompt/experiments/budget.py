@@ -226,6 +226,7 @@ def _steps_per_round(experiment: Experiment, trial: Trial) -> float:
 def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
     costs, part = f"{trial.label}: a round takes about {duration(found.round)}", duration(found.seconds)
     most = plural(trial.settings.rounds, "round")
+    first = f", the first one {duration(found.first_round)}" if found.first_round > 2 * found.round else ""
     if found.first_round + found.scoring > found.seconds:
         context.callbacks.on_warning(
             f"{costs}, the first one {duration(found.first_round)} and scoring {duration(found.scoring)}, more than "
@@ -234,7 +235,9 @@ def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
         )
     elif found.rounds < trial.settings.rounds:
         fit = "fits" if found.rounds == 1 else "fit"
-        context.callbacks.on_message(f"{costs}; {found.rounds:,} of {most} {fit} into its part of the time, {part}.")
+        context.callbacks.on_message(
+            f"{costs}{first}; {found.rounds:,} of {most} {fit} into its part of the time, {part}."
+        )
     else:
         context.callbacks.on_message(f"{costs}; all {most} fit into its part of the time, {part}.")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from fedprompt.data.dataset import fingerprints
+from fedprompt.data.dataset import Dataset, fingerprints
 from fedprompt.data.partition.base import Partition
 from fedprompt.errors import UserError, plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
@@ -73,12 +73,12 @@ def recorded_partition(folder: Path) -> Partition | None:
 
 def changes_since(header: HeaderEvent, experiment: Experiment, partition: Partition | None) -> list[str]:
     """What is no longer as a run's header and `partition` say: recipe, versions, backbone, data, clients or texts."""
+    images = [*_changed_images(header, experiment)]
     return [
         *_recipe_changes("", _that_count(header.recipe), _that_count(experiment.recipe.model_dump(mode="json"))),
         *_value_changes(header.versions, {key: one for key, one in versions().items() if key not in MACHINE}),
         *_fingerprint_changes(header, experiment),
-        *_data_changes(header, experiment),
-        *_client_changes(partition, experiment.partition),
+        *(images or (*_data_changes(header, experiment), *_client_changes(partition, experiment.partition))),
     ]
 
 
@@ -103,10 +103,24 @@ def _value_changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterato
             yield f"{what} was {before.get(what)}, is {value}"
 
 
+def _changed_images(header: HeaderEvent, experiment: Experiment) -> Iterator[str]:
+    """Other images; rows are not the same then, so that nothing is said of labels, split and clients."""
+    before, now = header.data.images, _images(experiment.dataset)
+    if header.data.fingerprint != experiment.dataset.source.fingerprint:
+        counts = (
+            f"{sum(before.values()):,}, now {sum(now.values()):,}" if before != now else "as many, of other content"
+        )
+        yield f"other images, or other names of them ({counts})"
+
+
+def _images(dataset: Dataset) -> dict[str, int]:
+    """The number of images of each split."""
+    return {split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)}
+
+
 def _fingerprint_changes(header: HeaderEvent, experiment: Experiment) -> Iterator[str]:
     for what, before, now in (
         ("backbone", header.backbone.fingerprint, experiment.clip.fingerprint),
-        ("data", header.data.fingerprint, experiment.dataset.source.fingerprint),
         *(
             ("descriptions file", before, text_fingerprint(experiment.described[name]))
             for name, before in header.descriptions.items()
@@ -122,9 +136,8 @@ def _data_changes(header: HeaderEvent, experiment: Experiment) -> Iterator[str]:
     before, dataset = header.data, experiment.dataset
     now, counts = fingerprints(dataset), partition_counts(experiment.partition, dataset)
     base, new = ([dataset.space.names[label] for label in labels] for labels in (dataset.base, dataset.new))
-    images = {split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)}
     details: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "split": (before.images, images),
+        "split": (before.images, _images(dataset)),
         "classes": ({"base": before.base, "new": before.new}, {"base": base, "new": new}),
     }
     changed = [what for what, one in before.columns.items() if now.get(what, one) != one]

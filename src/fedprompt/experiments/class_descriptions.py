@@ -259,8 +259,8 @@ def check_distinct_texts(clip: Clip, space: LabelSpace) -> None:
                 reason = f"it reads {len(row)} tokens, which are the same"
                 fix = "shorten the names, or the template, so that what differs comes first"
             raise UserError(
-                f"The classes {_cut(space.names[other])} and {_cut(space.names[label])} are one to the backbone, "
-                f"for of {_cut(texts[other])} and {_cut(texts[label])} {reason}; {fix}."
+                f"The classes {_cut(space.names[other])} and {_cut(space.names[label])} are one to the backbone: of "
+                f"{_cut(texts[other])} and {_cut(texts[label])} {reason}; {fix}."
             )
 
 

@@ -84,7 +84,7 @@ def _worst(
             truth=_names(truth[row] == 1, space.names),
             predicted=_names(decided[row], space.names),
             wrong=space.names[int(label[row])],
-            probability=round(float(probabilities[row, label[row]]), 4),
+            probability=round(float(probabilities[row, label[row]]), 6),
         )
         for row in rows
     )

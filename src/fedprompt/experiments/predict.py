@@ -213,7 +213,7 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
     source = every.take([row for batch in batches for row in batch.rows])
     logits = torch.cat([batch.logits for batch in batches])  # [N, C]
     limits = thresholds(adapter, space)
-    matched = None if labels is None else match(labels, source.files)
+    matched = None if labels is None else match(labels, source.files, unread=[one.path for one in unreadable])
     found = Predictions(
         decide(source.names, logits, space, limits, matched.targets if matched else None),
         space,

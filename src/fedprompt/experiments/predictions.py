@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -132,9 +132,13 @@ def _true_names(target: GivenLabel, space: LabelSpace) -> tuple[str, ...]:
     return (space.names[int(target)],) if space.kind == "single" else _names(target == 1, space)
 
 
-def match(labels: GivenLabels, files: Sequence[str]) -> Matched:
-    """The labels of the files; UserError if there are files and none has one."""
-    matched = labels.of(files)
+def match(labels: GivenLabels, files: Sequence[str], *, unread: Sequence[str] = ()) -> Matched:
+    """The labels of the files; UserError if there are files and none has one.
+
+    Labels of files that cannot be read (`unread`) are not among the unused ones.
+    """
+    every = labels.of([*files, *unread])
+    matched = replace(labels.of(files), unused=every.unused)
     if files and all(target is None for target in matched.targets):
         raise UserError(
             f"The table {labels.path} has no label of an image that is predicted; its paths are those of the images, "

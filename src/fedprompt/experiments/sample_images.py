@@ -111,7 +111,7 @@ def recognise(
     found: Recognised = {
         "name": images.describe(0),
         "truth": tuple(space.names[label] for label in truth),
-        "top": tuple((space.names[label], round(value, 4)) for value, label in pairs),
+        "top": tuple((space.names[label], round(value, 6)) for value, label in pairs),
     }
     with torch.no_grad():
         attention = method.attention(clip, images, space)
@@ -143,7 +143,7 @@ def _explanation_record(
         labels=[
             LabelEvidence(
                 name=space.names[label],
-                found=[round(value, 4) for value in explanation.evidence[0, :, label].tolist()],
+                found=[round(value, 6) for value in explanation.evidence[0, :, label].tolist()],
                 lifts=[[round(lift, 2) for lift in lifts[k, :, label].tolist()] for k in range(len(lifts))],
             )
             for label in labels

@@ -17,7 +17,7 @@ def never_predicted(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
         return
     present = [one for one in event.classes if one.images]
     if event.threshold is None:
-        yield from _never_right(present)
+        yield from _never_right(main, present)
         return
     missed = [one.name for one in present if not one.predicted]
     if missed:
@@ -29,21 +29,25 @@ def never_predicted(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
         )
 
 
-def _never_right(present: Sequence[ClassDecisions]) -> Iterator[str]:
+def _never_right(main: TrialRecord, present: Sequence[ClassDecisions]) -> Iterator[str]:
     missed = [one.name for one in present if not one.right]
+    never = [one for one in present if not one.predicted]
     if missed:
-        are, its = ("is", "its images") if len(missed) == 1 else ("are", "any of their images")
-        never = [one for one in present if not one.predicted]
-        of_them = f", {len(never):,} of them never predicted at all" if 0 < len(never) < len(missed) else ""
+        of_them = f", {len(never):,} of them not at all" if 0 < len(never) < len(missed) else ""
         yield (
-            f"{len(missed):,} of {plural(len(present), 'class')} {are} never predicted rightly for {its}{of_them}: "
+            f"{main.label} never predicts {len(missed):,} of {plural(len(present), 'class')} rightly{of_them}: "
             f"{first_names(missed)} (see the decisions per class in the report)."
         )
 
 
 def near_duplicates(run: Run) -> Iterator[str]:
-    """How many test images look almost like a training image, so that figures are too high if they show the same."""
-    data = run.header.data
+    """How many test images look almost like a training image, or that intervals count images of one name apart."""
+    data, table = run.header.data, run.header.recipe.get("data")
+    if isinstance(table, dict) and table.get("names_together"):
+        yield (
+            "Files of one name are in the same split, but the intervals take all test images as independent: where "
+            "several show the same, they are too narrow."
+        )
     if data.near_duplicates:
         looks = "image looks" if data.near_duplicates == 1 else "images look"
         yield (

@@ -172,7 +172,8 @@ def _best(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
     if best is None or best == main or not main.trains:
         return
     found = run.interval(main, column, best)
-    sure = "by more than the interval" if found and _direction(found) < 0 else "though not by more than the interval"
+    surely = found is not None and _direction(found) < 0
+    sure = f"above {main.label} by {'' if surely else 'no '}more than the interval"
     if is_tuning(run):
         yield (
             f"The search chose {main.label} by held-out images, and on the test images {best.label} is higher, "
@@ -269,14 +270,14 @@ def _clients_below(run: Run, main: TrialRecord) -> Iterator[str]:
     below = sorted((one for one in known if one[1] < one[2]), key=lambda one: one[1] - one[2])
     title = run.title("local")
     if not below:
-        yield f"{title} is below {reference.label} at none of the {len(known)} clients."
+        yield f"{title} of {main.label} is below {reference.label} at none of the {len(known)} clients."
         return
     named = [
         f"{s.name} {percent(value)} ({percent(old)}, {plural(s.num_examples, 'image')})" for s, value, old in below
     ]
     more = f", and {len(named) - SHOWN_CLIENTS} more" if len(named) > SHOWN_CLIENTS else ""
     listed = ", ".join(named[:SHOWN_CLIENTS]) + more
-    yield f"{title} is below {reference.label} at {len(below)} of {len(known)} clients: {listed}."
+    yield f"{title} of {main.label} is below {reference.label} at {len(below)} of {len(known)} clients: {listed}."
 
 
 def _points(found: IntervalEvent) -> str:

@@ -65,7 +65,7 @@ def look_alikes(names: Sequence[str], place: str) -> list[str]:
     """A warning for every group of names that differ in case, or in a blank and an underscore, alone."""
     groups = defaultdict(list)
     for name in names:
-        groups[name.casefold().replace("_", " ")].append(name)
+        groups[" ".join(name.casefold().replace("_", " ").split())].append(name)
     return [
         f"{place}: {series(map(repr, own))} are different classes, and a text tower may not tell them apart; "
         "rename one, or make them one."

@@ -220,8 +220,8 @@ class Mistakes:
 def _for_several(fix: str) -> str:
     """What to do about one place, said of several: "correct these cells" for "correct that cell"."""
     found = re.fullmatch(r"(\w+) that((?: \w+)*)", fix)
-    nouns = found[2].split() if found else []
-    return " ".join([found[1], "these", *(f"{word}s" if word != "or" else word for word in nouns)]) if found else fix
+    things = found[2].split() if found else []
+    return " ".join([found[1], "these", *(f"{word}s" if word != "or" else word for word in things)]) if found else fix
 
 
 def read_all(readers: Iterable[Callable[[], Read]]) -> list[Read]:
