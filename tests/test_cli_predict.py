@@ -375,6 +375,18 @@ def test_labels_are_found_by_file_name_where_paths_differ(run: Path, images: Pat
     assert "Labels found by file name only, since the paths differ: 2." in said and "have their file name" not in said
 
 
+def test_the_label_of_an_image_that_cannot_be_read_is_not_another_images(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    (images / "2.png").write_bytes(b"no image")
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["image,label", *(f"images/{number}.png,horse" for number in range(6))]))
+    said = call("predict", run, images, "--labels", table, code=1)
+    assert "Of 5 images with a given label" in said and "Labels of other images" not in said
+    table.write_text(f"{table.read_text()}\ngone.png,horse")
+    assert "Labels of other images in the table: 1." in call("predict", run, images, "--labels", table, code=1)
+
+
 def test_a_file_name_that_is_not_unique_gives_no_image_a_label_and_is_counted(
     run: Path, images: Path, tmp_path: Path
 ) -> None:
