@@ -232,7 +232,7 @@ def test_images_that_the_adapter_was_trained_on_are_counted_wherever_they_lie(tm
         (tmp_path / f"{split}.csv").write_text("\n".join(lines), encoding="utf-8")
         given = ("--labels", tmp_path / f"{split}.csv", "--page", tmp_path / "page.html")
         said = call("predict", run, tmp_path / split, *given)
-        caution = "2 of 2 images are training images of the adapter's own run"
+        caution = "2 of 2 images with a given label are training images of the adapter's own run"
         assert (caution in said) == expected
         assert (caution in unescape((tmp_path / "page.html").read_text(encoding="utf-8"))) == expected
 

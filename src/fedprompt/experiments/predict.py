@@ -234,15 +234,16 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
 
 
 def count_trained_on(adapter: Adapter, found: Predictions) -> int:
-    """How many classified images are, byte for byte, training images of the data of the adapter's run.
+    """How many images that figures are made of are, byte for byte, training images of the data of the adapter's run.
 
     0 where no labels were given, and where it cannot be told: the data are gone, or not in files of their own.
     """
     path = adapter.folder / "provenance.json"
-    if found.evaluation is None or not is_file(path):
+    if found.evaluation is None or found.matched is None or not is_file(path):
         return 0
+    tested = [found.files[row] for row in found.matched.known]
     training = _training_files(load_json_object(read_bytes(path)))
-    together = FileSource(Path(), (*training, *found.files))
+    together = FileSource(Path(), (*training, *tested))
     return sum(first < len(training) for first in together.contents[len(training) :])
 
 

@@ -33,12 +33,12 @@ def threshold_sentence(adapter: Adapter, space: LabelSpace) -> str:
 
 def trained_on_sentence(found: Predictions) -> str:
     """That figures are too high, as images were trained on; empty without figures or such images."""
-    if not found.trained_on:
+    if not found.trained_on or found.evaluation is None:
         return ""
     are = "is a training image" if found.trained_on == 1 else "are training images"
     return (
-        f"{found.trained_on:,} of {plural(len(found.images), 'image')} {are} of the adapter's own run, so these "
-        "figures are too high; those of its test images are in the report of the run."
+        f"{found.trained_on:,} of {plural(found.evaluation.mistakes.images, 'image')} with a given label {are} of the "
+        "adapter's own run, so these figures are too high; those of its test images are in the report of the run."
     )
 
 
