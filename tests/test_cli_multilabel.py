@@ -119,7 +119,7 @@ def test_one_class_needs_another_evidence_option(finished: Path, tmp_path: Path)
     rows = [f"{row}.png,{int(row < 2)},{'train' if row < 4 else 'test'}\n" for row in range(6)]
     table.write_text("image,car,split\n" + "".join(rows), encoding="utf-8")
     own = settings(table, "partition={rule='iid',clients=1}")
-    assert 'set evidence = "similarity"' in sentence("run", "own_table", *own, *SMALL, "--out", tmp_path / "a")
+    assert 'set method.evidence = "similarity"' in sentence("run", "own_table", *own, *SMALL, "--out", tmp_path / "a")
     said = call("run", "own_table", *own, "-s", "method.evidence=similarity", *SMALL, "--out", tmp_path / "b", code=1)
     assert "Nothing is measured: no test set has a label that is known and positive" in said
 

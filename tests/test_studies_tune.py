@@ -344,8 +344,8 @@ def test_a_study_is_not_written_into_the_folder_of_a_run(
     before = sorted(run.iterdir())
     text = " ".join(call(*words, "--out", "out/final", code=2).split())
     assert text == (
-        "The folder out/final already holds a run; continue it with `fedprompt resume out/final`, or choose another "
-        "folder with --out."
+        "The folder out/final already holds a run; continue it with `fedprompt resume out/final`, delete it, or choose "
+        "another folder with --out."
     )
     assert sorted(run.iterdir()) == before
     with pytest.raises(UserError, match=r"already holds a run.* or choose another folder with `out`"):
