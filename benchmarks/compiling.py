@@ -45,9 +45,14 @@ def _timed(
 def _seconds(work: Callable[[Pass, Tensor], None], run: Pass, tokens: Tensor) -> float:
     started = time.perf_counter()
     work(run, tokens)
-    if tokens.device.type != "cpu":
-        torch.accelerator.synchronize(tokens.device)
+    wait(tokens.device)
     return time.perf_counter() - started
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _forward(run: Pass, tokens: Tensor) -> None:

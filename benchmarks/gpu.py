@@ -19,7 +19,7 @@ from statistics import median
 import torch
 
 from benchmarks.backbone import SIZES, make_clip, make_examples
-from benchmarks.compiling import compiling
+from benchmarks.compiling import compiling, wait
 from benchmarks.data import jpegs
 from benchmarks.measure import Job, step_macs
 from fedprompt import methods
@@ -72,8 +72,7 @@ class Bench:
 
     def wait(self) -> None:
         """Until the device has done all that it was given."""
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
+        wait(self.device)
 
 
 Figures = Iterator[tuple[str, float]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.activations import ACT2FN
 
-from fedprompt.clip.checkpoints.config import WHOLE
+from fedprompt.clip.checkpoints.config import WHOLE, check_kinds
 from fedprompt.clip.checkpoints.opening import SUFFIXES, TOKENIZER
 from fedprompt.errors import UserError
 from fedprompt.file_system import entries, is_file, is_folder, read_bytes
@@ -51,9 +51,7 @@ def check_configuration(about: Mapping[str, Any]) -> None:
             if sizes is not None:
                 raise UserError(f"{CONFIG} sets {tower} = {sizes!r}, which must be a JSON object; correct it.")
             continue
-        for key in SIZES:
-            if sizes.get(key) is not None and not WHOLE[1](sizes[key]):
-                raise UserError(f"{CONFIG} sets {tower}.{key} = {sizes[key]!r}, which must be {WHOLE[0]}; correct it.")
+        check_kinds(CONFIG, tower, sizes, dict.fromkeys(SIZES, WHOLE))
         activation = sizes.get("hidden_act", "gelu")
         if not isinstance(activation, str) or activation not in ACT2FN:
             raise UserError(

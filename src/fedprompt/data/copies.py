@@ -42,10 +42,15 @@ def with_same_names(contents: Sequence[int], files: Sequence[str]) -> tuple[int,
 
     named: dict[str, int] = {}
     for row, file in enumerate(files):
-        other = root(named.setdefault(PurePosixPath(normalize("NFC", file)).stem, row))
+        other = root(named.setdefault(file_stem(file), row))
         own = root(row)
         first[max(own, other)] = min(own, other)
     return tuple(map(root, range(len(files))))
+
+
+def file_stem(path: str) -> str:
+    """The name of a file without folders and suffix, in Unicode NFC."""
+    return PurePosixPath(normalize("NFC", path)).stem
 
 
 def copies_remark(contents: Sequence[int], names: Sequence[str], *, place: str) -> tuple[str, ...]:

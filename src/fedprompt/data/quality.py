@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import torch
 
+from fedprompt.data.copies import file_stem
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.near_duplicates import near_duplicates
@@ -68,12 +68,9 @@ def near_pairs(dataset: Dataset, scan: ImageScan, *, on_step: OnStep | None = No
 def near_tests(dataset: Dataset, pairs: Sequence[Pair]) -> tuple[int, int]:
     """How many test images look almost like a training image, and how many of these have its file's name."""
     tested = [pair for pair in pairs if dataset.splits[pair.other] == "test"]
-    named = [pair for pair in tested if _file_name(dataset, pair.train) == _file_name(dataset, pair.other)]
+    describe = dataset.source.describe
+    named = [pair for pair in tested if file_stem(describe(pair.train)) == file_stem(describe(pair.other))]
     return len({pair.other for pair in tested}), len({pair.other for pair in named})
-
-
-def _file_name(dataset: Dataset, row: int) -> str:
-    return PurePosixPath(dataset.source.describe(row)).stem
 
 
 def _near_duplicates(dataset: Dataset, pairs: Sequence[Pair]) -> Iterator[str]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from fedprompt.data.dataset import Dataset, fingerprints
+from fedprompt.data.dataset import fingerprints
 from fedprompt.data.partition.base import Partition
 from fedprompt.errors import UserError, plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.clients import partition_counts
 from fedprompt.experiments.context import RunCallbacks
-from fedprompt.experiments.events import versions
+from fedprompt.experiments.events import images_by_split, versions
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.test_sets import TestSet
 from fedprompt.file_system import is_file, read_bytes
@@ -105,17 +105,12 @@ def _value_changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterato
 
 def _changed_images(header: HeaderEvent, experiment: Experiment) -> Iterator[str]:
     """Other images; rows are not the same then, so that nothing is said of labels, split and clients."""
-    before, now = header.data.images, _images(experiment.dataset)
+    before, now = header.data.images, images_by_split(experiment.dataset)
     if header.data.fingerprint != experiment.dataset.source.fingerprint:
         counts = (
             f"{sum(before.values()):,}, now {sum(now.values()):,}" if before != now else "as many, of other content"
         )
         yield f"other images, or other names of them ({counts})"
-
-
-def _images(dataset: Dataset) -> dict[str, int]:
-    """The number of images of each split."""
-    return {split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)}
 
 
 def _fingerprint_changes(header: HeaderEvent, experiment: Experiment) -> Iterator[str]:
@@ -137,7 +132,7 @@ def _data_changes(header: HeaderEvent, experiment: Experiment) -> Iterator[str]:
     now, counts = fingerprints(dataset), partition_counts(experiment.partition, dataset)
     base, new = ([dataset.space.names[label] for label in labels] for labels in (dataset.base, dataset.new))
     details: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "split": (before.images, _images(dataset)),
+        "split": (before.images, images_by_split(dataset)),
         "classes": ({"base": before.base, "new": before.new}, {"base": base, "new": new}),
     }
     changed = [what for what, one in before.columns.items() if now.get(what, one) != one]

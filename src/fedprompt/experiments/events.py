@@ -16,7 +16,7 @@ from torch import Tensor
 import fedprompt
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe
-from fedprompt.data.dataset import fingerprints
+from fedprompt.data.dataset import Dataset, fingerprints
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.data.quality import near_tests
@@ -117,6 +117,11 @@ def versions() -> dict[str, str]:
     return {"fedprompt": fedprompt.__version__, "python": platform.python_version(), **packages, **machine}
 
 
+def images_by_split(dataset: Dataset) -> dict[str, int]:
+    """The number of images of each split."""
+    return {split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)}
+
+
 def _data(experiment: Experiment) -> DataRecord:
     dataset = experiment.dataset
     names, report = dataset.space.names, dataset.report
@@ -127,7 +132,7 @@ def _data(experiment: Experiment) -> DataRecord:
         columns=fingerprints(dataset),
         kind=dataset.space.kind,
         summary=report.sentence(),
-        images={split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)},
+        images=images_by_split(dataset),
         labels=report.labels,
         origins=report.origins,
         left_out=report.left_out,

@@ -76,7 +76,7 @@ class Experiment:
                 found[problem.kind] = (*found.get(problem.kind, ()), problem.message)
         return found
 
-    @property
+    @cached_property
     def cut_texts(self) -> tuple[str, ...]:
         """A sentence on the classes whose texts the backbone does not read to the end, if there are any."""
         return cut_texts(self.clip, list(templated_spaces(self.dataset)))

@@ -137,8 +137,9 @@ def match(labels: GivenLabels, files: Sequence[str], *, unread: Sequence[str] = 
 
     Labels of files that cannot be read (`unread`) are not among the unused ones.
     """
-    every = labels.of([*files, *unread])
-    matched = replace(labels.of(files), unused=every.unused)
+    matched = labels.of(files)
+    if unread:
+        matched = replace(matched, unused=labels.of([*files, *unread]).unused)
     if files and all(target is None for target in matched.targets):
         raise UserError(
             f"The table {labels.path} has no label of an image that is predicted; its paths are those of the images, "

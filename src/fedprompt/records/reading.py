@@ -110,10 +110,14 @@ class TrialRecord:
         return bool(self.about.trainable) or bool(self.rounds)
 
     @property
+    def round_seconds(self) -> tuple[float, ...]:
+        """The seconds of the rounds that have them recorded."""
+        return tuple(event.seconds for event in self.rounds if event.seconds is not None)
+
+    @property
     def seconds(self) -> float | None:
         """The seconds of the trial, at least those of its rounds: its own are of the session in which it ended."""
-        known = [event.seconds for event in self.rounds if event.seconds is not None]
-        return None if self.about.seconds is None else max(self.about.seconds, sum(known))
+        return None if self.about.seconds is None else max(self.about.seconds, sum(self.round_seconds))
 
     def final(self, column: str) -> tuple[Score, ...]:
         """The scores of one column at the round that was kept, else at its last scored round."""

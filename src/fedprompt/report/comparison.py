@@ -105,8 +105,7 @@ def uploaded(trial: TrialRecord) -> float | None:
 
 def seconds(trial: TrialRecord) -> float | None:
     """Duration of all rounds in seconds; None for a trial that does not train."""
-    known = [event.seconds for event in trial.rounds if event.seconds is not None]
-    return sum(known) if known else None
+    return sum(trial.round_seconds) if trial.round_seconds else None
 
 
 def table(compared: Comparison) -> tuple[list[str], list[list[ComparisonCell]]]:

@@ -384,7 +384,7 @@ def minutes_for_all(run: Run) -> int:
 
 def _seconds_needed(budget: BudgetEvent, trial: TrialRecord | None) -> float:
     """The seconds of all rounds of a trial: from those that it took, else as they were estimated before."""
-    taken = [event.seconds for event in trial.rounds if event.seconds is not None] if trial is not None else []
+    taken = trial.round_seconds if trial is not None else ()
     if trial is None or trial.seconds is None or not taken:
         return budget.needed
     later = fmean(taken[1:] or taken)  # the first one opens images

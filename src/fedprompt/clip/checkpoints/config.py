@@ -88,9 +88,9 @@ def read_config(path: Path) -> OpenClipConfig:
     tables = {"model_cfg": model, **{key: _table(path, model, key) for key in ("vision_cfg", "text_cfg")}}
     for place, table in tables.items():
         _check_keys(path, place, table)
-        _check_kinds(path, place, table, PLAIN[place])
+        check_kinds(path, place, table, PLAIN[place])
     preprocessing = _table(path, content, "preprocess_cfg") if content.get("preprocess_cfg") is not None else {}
-    _check_kinds(path, "preprocess_cfg", preprocessing, PREPROCESSING)
+    check_kinds(path, "preprocess_cfg", preprocessing, PREPROCESSING)
     if model.get("embed_dim") is None:
         raise UserError(f"{path} is no configuration of an open_clip model: it has no embed_dim; copy it again.")
     return _config(path, model, preprocessing)
@@ -115,7 +115,7 @@ def _check_keys(path: Path, place: str, table: Mapping[str, Any]) -> None:
             )
 
 
-def _check_kinds(path: Path, place: str, table: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+def check_kinds(path: Path | str, place: str, table: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
     """Raise UserError for a value of another type than its key has; null is as if the key were not there."""
     for key, (words, fits) in kinds.items():
         value = table.get(key)

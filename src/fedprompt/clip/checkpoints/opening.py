@@ -62,8 +62,7 @@ def open_checkpoint(
     """Open a checkpoint; UserError for anything that is missing, damaged, contradictory or more than tensors.
 
     `activation` is needed for a checkpoint without a configuration that is not OpenAI's own, and must not contradict
-    what either says; `tokenizer` is a folder
-    or Hub id, where the checkpoint has no tokenizer beside it.
+    what either says; `tokenizer` is a folder or Hub id, where the checkpoint has no tokenizer beside it.
     """
     name, tensors = str(found.weights), read_tensors(found.weights)
     config = read_config(found.config) if found.config else _openai_config(tensors, activation, name)
