@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.experiments.on_ray import SentBackbone
 from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
+from fedprompt.runtimes.ray import alive
 from fedprompt.runtimes.ray import cluster as clusters
 from fedprompt.runtimes.ray import pool as pools
 from fedprompt.runtimes.ray import transport as transports
@@ -319,3 +322,34 @@ def test_a_backbone_that_is_sent_is_the_same_in_any_precision(precision: Precisi
     assert torch.equal(sent.image_features(images), clip.image_features(images))
     names = ("fingerprint", "scale", "bias", "origin", "batch", "precision", "activation_bytes", "dtype")
     assert [getattr(sent, name) for name in names] == [getattr(clip, name) for name in names]
+
+
+def test_the_end_of_ray_itself_is_said_and_no_actor_is_blamed(
+    nodes: list[Node], warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(warnings, count=1)
+    said = len(warnings)
+    transport = OnRay(pool, Trial(act=exit_at_client_3), (), simulator(fake_clip(), Trial()), resume="`resume it`")
+    ended = iter([""])
+    monkeypatch.setattr(alive.Watch, "reason", lambda self: next(ended, "its process is gone"))
+    try:
+        with pytest.raises(UserError, match=r"Ray has ended in round 4 \(its process is gone\)\. .* `resume it`\."):
+            transport.train(4, initial_state(Toy())[0], [3])
+    finally:
+        monkeypatch.undo()
+        pool.close()
+    assert len(warnings) == said
+
+
+def test_a_process_of_ray_is_gone_when_nothing_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = alive.Watch()
+    with socket.socket(socket.AF_UNIX) as raylet, socket.create_server(("127.0.0.1", 0)) as head:
+        raylet.bind(str(tmp_path / "r"))
+        raylet.listen()
+        watch._raylet, watch._head = str(tmp_path / "r"), f"127.0.0.1:{head.getsockname()[1]}"
+        assert not watch.reason()
+        head.close()
+        assert not watch.reason(), "a head node may come back"
+        monkeypatch.setattr(alive, "HEAD_PATIENCE", 0.0)
+        assert "its head node at 127.0.0.1:" in watch.reason()
+    assert watch.reason() == "its process on this machine is gone"
