@@ -7,10 +7,12 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -81,7 +83,10 @@ def connected() -> Iterator[Sequence[Node]]:
             return
         _silence()
         address = os.environ.get(ADDRESS, "local")
+        terminate = signal.getsignal(signal.SIGTERM)
         with _local() if address == "local" else _remote(address):
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)  # Ray has set one of its own
             yield nodes()
 
 
