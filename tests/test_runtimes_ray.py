@@ -233,10 +233,11 @@ def test_a_client_at_which_actors_die_again_and_again_is_named(
     monkeypatch.setattr(pools, "MOST_DEATHS", 2)
     pool = make_pool(warnings, count=1)
     try:
-        with pytest.raises(UserError, match="2 actors died at 3, the last one on "):
+        with pytest.raises(UserError, match="2 actors died at client 3, the last one on "):
             on_ray(pool, Trial(act=exit_at_client_3)).train(1, initial_state(Toy())[0], [3])
     finally:
         pool.close()
+    assert "2 actors were lost in this run" in warnings[-1]
 
 
 def use_up_memory(row: int) -> None:
@@ -286,6 +287,7 @@ def test_ray_must_be_installed_in_a_known_version(monkeypatch: pytest.MonkeyPatc
     [
         ("127.0.0.1:1", r"at 127\.0\.0\.1:1 cannot be reached \(Connection refused\); check RAY_ADDRESS"),
         ("ray://head:10001", "names a server of Ray Client; run fedprompt on a node of the cluster"),
+        ("auto", "No Ray cluster runs on this machine"),
         ("head", "is no address; give that of the cluster's head node"),
     ],
 )
@@ -294,6 +296,18 @@ def test_a_cluster_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(UserError, match=said), connected():
         pass
+
+
+def test_a_port_at_which_no_head_node_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(clusters, "ANSWER_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        monkeypatch.setattr(clusters, "DASHBOARD", port)
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with pytest.raises(UserError, match=f"No head node of Ray answers .* {port} is the port of Ray's dashboard"):
+            with connected():
+                pass
 
 
 def test_no_more_is_asked_than_the_nodes_have() -> None:

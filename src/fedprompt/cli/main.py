@@ -1,4 +1,4 @@
-"""The `fedprompt` command. Exit codes: 0 success, 1 no result or only a part of it, 2 user error, 130 Ctrl-C, 143 SIGTERM."""
+"""The `fedprompt` command. Exit codes: 0 success, 1 no or partial results, 2 user error, 130 Ctrl-C, 143 SIGTERM."""
 
 from __future__ import annotations
 

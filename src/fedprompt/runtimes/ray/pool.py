@@ -22,6 +22,7 @@ from fedprompt.runtimes.ray.queues import Costs, Homes, Queues
 
 START_TIMEOUT = 300.0  # seconds in which an actor must have got its place in the cluster
 MOST_DEATHS = 5  # of actors in a row with one item, after which that is taken for the cause
+OPENING = "opening the backbone"  # the item of an actor that is not ready yet
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, OutOfMemoryError)
 MEMORY_ADVICE = "Give fewer runtime.actors, or a smaller backbone.memory_gb or train.batch_size, and go on from there."
 
@@ -68,6 +69,7 @@ class Pool:
         self._warn = warn
         self._numbers = itertools.count(1)
         self._deaths: Counter[Hashable] = Counter()
+        self._lost = 0
         self._memory_share = 1.0
         self._watch = Watch()
 
@@ -183,7 +185,7 @@ class Pool:
         try:
             opened: Opened | UserError = _get(reference)
         except LOST as error:
-            self._lose(_Sent(member, [("open", member.number)], 0.0), error)
+            self._lose(_Sent(member, [OPENING], 0.0), error)
             return -1
         if isinstance(opened, UserError):
             raise UserError(f"On the node {member.node}: {opened}")
@@ -214,19 +216,29 @@ class Pool:
         ray.kill(member.actor)
         full = ran_out_of_memory(error)
         what = "ran out of memory" if full else "died"
-        self._warn(
-            f"An actor on {member.node} {what}; what it had not finished is done elsewhere ({last_line(error)})."
-        )
+        self._lost += 1
+        count = (
+            "" if self._lost == 1 else f" {self._lost} actors were lost in this run."
+        )  # no two warnings are the same
+        begun = f"An actor on {member.node} {what}" if member.node else f"An actor {what} while it was started"
+        self._warn(f"{begun}; what it had not finished is done elsewhere ({last_line(error)}).{count}")
         self._deaths.update(one.items)
         item, deaths = self._deaths.most_common(1)[0]
         if deaths >= MOST_DEATHS or (full and not self.members and not self._opening):
             raise UserError(
-                f"{plural(deaths, 'actor')} died at {item}, the last one on {member.node}: {last_line(error)} "
-                f"{MEMORY_ADVICE}"
+                f"{plural(deaths, 'actor')} died {_at(item)}{f', the last one on {member.node}' * bool(member.node)}: "
+                f"{last_line(error)}{f' {MEMORY_ADVICE}' * full}"
             ) from error
         if not full or not (self.members or self._opening):
             self._open(self._create(member.number))
         return True
+
+
+def _at(item: Hashable) -> str:
+    """Where an actor died, in a sentence: the items are clients, or parts of test images."""
+    if item == OPENING:
+        return f"while {item}"
+    return "at test images" if isinstance(item, tuple) else f"at client {item}"
 
 
 def ran_out_of_memory(error: Exception) -> bool:
