@@ -287,7 +287,6 @@ def test_ray_must_be_installed_in_a_known_version(monkeypatch: pytest.MonkeyPatc
     [
         ("127.0.0.1:1", r"at 127\.0\.0\.1:1 cannot be reached \(Connection refused\); check RAY_ADDRESS"),
         ("ray://head:10001", "names a server of Ray Client; run fedprompt on a node of the cluster"),
-        ("auto", "No Ray cluster runs on this machine"),
         ("head", "is no address; give that of the cluster's head node"),
     ],
 )
@@ -305,9 +304,14 @@ def test_a_port_at_which_no_head_node_answers_is_refused(monkeypatch: pytest.Mon
         port = str(other.getsockname()[1])
         monkeypatch.setattr(clusters, "DASHBOARD", port)
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        with pytest.raises(UserError, match=f"No head node of Ray answers .* {port} is the port of Ray's dashboard"):
-            with connected():
-                pass
+        said = f"No head node of Ray answers .* {port} is the port of Ray's dashboard"
+        with pytest.raises(UserError, match=said), connected():
+            pass
+
+
+def test_a_head_node_answers(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # as with any cluster that has one
+    assert clusters._is_head(alive.Watch()._head)
 
 
 def test_no_more_is_asked_than_the_nodes_have() -> None:
@@ -321,7 +325,7 @@ def test_no_more_is_asked_than_the_nodes_have() -> None:
     with pytest.raises(UserError, match=r"gpus = 1\.5 is not possible"):
         actors_and_gpus(RuntimeTable(gpus=1.5), found, wants_gpu=True)
     said = (
-        r"4 actors with 1 cores and 0\.6 GPUs each, but a has 8 cores and 0 GPUs; b .* give runtime.actors = 2 at most"
+        r"4 actors with 1 core and 0\.6 GPUs each, but a has 8 cores and 0 GPUs; b .* give runtime.actors = 2 at most"
     )
     with pytest.raises(UserError, match=said):
         actors_and_gpus(RuntimeTable(actors=4, gpus=0.6), found, wants_gpu=True)

@@ -130,7 +130,7 @@ def actors_and_gpus(table: RuntimeTable, found: Sequence[Node], *, wants_gpu: bo
     room = sum(node.room(table, gpus) for node in found)
     if table.actors <= room and room:
         return table.actors or room, gpus
-    each = f"{table.cpus:g} cores" + (f" and {gpus:g} GPUs" if gpus else "")
+    each = f"{table.cpus:g} core{'s' * (table.cpus != 1)}" + (f" and {gpus:g} GPUs" if gpus else "")
     there = "; ".join(
         f"{node.name} has {node.cpus:g} cores" + (f" and {node.gpus:g} GPUs" if gpus else "") for node in found
     )
@@ -193,7 +193,7 @@ def _start(folder: str) -> None:
                 log_to_driver=False,
                 configure_logging=False,
                 object_store_memory=_store(),
-                _temp_dir=folder,
+                _temp_dir=os.path.join(folder, "r"),  # Ray lets everyone into it, and the folder nobody else
             )
         except Exception as error:  # of many types
             ray.shutdown()
@@ -226,7 +226,7 @@ def _remote(address: str) -> Iterator[None]:
     except Exception as error:  # Ray raises its own and built-in ones of many types for a cluster that it cannot join
         if address == "auto" and isinstance(error, ConnectionError):
             raise UserError(
-                f"No Ray cluster runs on this machine, which {ADDRESS}=auto looks for; start one (ray start --head), or "
+                f"No Ray cluster runs on this machine, where {ADDRESS}=auto looks; start one (ray start --head), or "
                 "unset that variable to have a Ray started for this command."
             ) from error
         raise UserError(
@@ -261,7 +261,7 @@ def _require_reachable(address: str) -> None:
 
 
 def _is_head(address: str) -> bool:
-    """Whether a head node answers; asked in a process of its own, as Ray tries for minutes and then ends its process."""
+    """Whether a head node answers; asked in a process of its own, since Ray tries for minutes and then exits."""
     try:
         command = [sys.executable, "-c", PROBE, address]
         return not subprocess.run(command, capture_output=True, timeout=ANSWER_TIMEOUT, check=False).returncode
