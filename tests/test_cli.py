@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ from fedprompt.demo.emoji import emoji
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.events import run_title
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.events import EVENTS
+from fedprompt.records.events import EVENTS, EndEvent
+from fedprompt.records.run_folder import read_events
 
 pytestmark = pytest.mark.usefixtures("kept_backbone")
 
@@ -607,3 +609,20 @@ def test_shells_complete_commands_and_recipes() -> None:
         program = [sys.executable, "-c", "from fedprompt.cli.main import app; app(prog_name='fedprompt')"]
         done = subprocess.run(program, env={**os.environ, **environ}, capture_output=True, text=True)
         assert done.stdout.split() == expected, done.stderr
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
+    command = ["run", "demo", "--out", str(tmp_path / "run"), "--set", "train.rounds=500"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-m", "fedprompt", *command], env=environment, **output) as driver:
+        try:
+            next(line for line in driver.stdout if "round 1/500" in line)
+            driver.send_signal(signal.SIGTERM)
+            _, said = driver.communicate(timeout=60)
+        finally:
+            driver.kill()
+    assert driver.returncode == 143
+    assert said.strip() == f"Interrupted; continue with: fedprompt resume {tmp_path / 'run'}"
+    *_, last = read_events(tmp_path / "run")
+    assert isinstance(last, EndEvent) and last.status == "interrupted" and not last.message

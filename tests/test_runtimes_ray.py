@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.experiments.on_ray import SentBackbone
 from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
+from fedprompt.runtimes.ray import alive
 from fedprompt.runtimes.ray import cluster as clusters
 from fedprompt.runtimes.ray import pool as pools
 from fedprompt.runtimes.ray import transport as transports
@@ -230,10 +233,11 @@ def test_a_client_at_which_actors_die_again_and_again_is_named(
     monkeypatch.setattr(pools, "MOST_DEATHS", 2)
     pool = make_pool(warnings, count=1)
     try:
-        with pytest.raises(UserError, match="2 actors died at 3, the last one on "):
+        with pytest.raises(UserError, match="2 actors died at client 3, the last one on "):
             on_ray(pool, Trial(act=exit_at_client_3)).train(1, initial_state(Toy())[0], [3])
     finally:
         pool.close()
+    assert "2 actors were lost in this run" in warnings[-1]
 
 
 def use_up_memory(row: int) -> None:
@@ -293,6 +297,23 @@ def test_a_cluster_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch,
         pass
 
 
+def test_a_port_at_which_no_head_node_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(clusters, "ANSWER_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        monkeypatch.setattr(clusters, "DASHBOARD", port)
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        said = f"No head node of Ray answers .* {port} is the port of Ray's dashboard"
+        with pytest.raises(UserError, match=said), connected():
+            pass
+
+
+def test_a_head_node_answers(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # as with any cluster that has one
+    assert clusters._is_head(alive.Watch()._head)
+
+
 def test_no_more_is_asked_than_the_nodes_have() -> None:
     found = [Node("a", 8.0, 0.0), Node("b", 3.0, 2.0)]
     table = RuntimeTable(name="ray")
@@ -304,7 +325,7 @@ def test_no_more_is_asked_than_the_nodes_have() -> None:
     with pytest.raises(UserError, match=r"gpus = 1\.5 is not possible"):
         actors_and_gpus(RuntimeTable(gpus=1.5), found, wants_gpu=True)
     said = (
-        r"4 actors with 1 cores and 0\.6 GPUs each, but a has 8 cores and 0 GPUs; b .* give runtime.actors = 2 at most"
+        r"4 actors with 1 core and 0\.6 GPUs each, but a has 8 cores and 0 GPUs; b .* give runtime.actors = 2 at most"
     )
     with pytest.raises(UserError, match=said):
         actors_and_gpus(RuntimeTable(actors=4, gpus=0.6), found, wants_gpu=True)
@@ -319,3 +340,34 @@ def test_a_backbone_that_is_sent_is_the_same_in_any_precision(precision: Precisi
     assert torch.equal(sent.image_features(images), clip.image_features(images))
     names = ("fingerprint", "scale", "bias", "origin", "batch", "precision", "activation_bytes", "dtype")
     assert [getattr(sent, name) for name in names] == [getattr(clip, name) for name in names]
+
+
+def test_the_end_of_ray_itself_is_said_and_no_actor_is_blamed(
+    nodes: list[Node], warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(warnings, count=1)
+    said = len(warnings)
+    transport = OnRay(pool, Trial(act=exit_at_client_3), (), simulator(fake_clip(), Trial()), resume="`resume it`")
+    ended = iter([""])
+    monkeypatch.setattr(alive.Watch, "reason", lambda self: next(ended, "its process is gone"))
+    try:
+        with pytest.raises(UserError, match=r"Ray has ended in round 4 \(its process is gone\)\. .* `resume it`\."):
+            transport.train(4, initial_state(Toy())[0], [3])
+    finally:
+        monkeypatch.undo()
+        pool.close()
+    assert len(warnings) == said
+
+
+def test_a_process_of_ray_is_gone_when_nothing_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = alive.Watch()
+    with socket.socket(socket.AF_UNIX) as raylet, socket.create_server(("127.0.0.1", 0)) as head:
+        raylet.bind(str(tmp_path / "r"))
+        raylet.listen()
+        watch._raylet, watch._head = str(tmp_path / "r"), f"127.0.0.1:{head.getsockname()[1]}"
+        assert not watch.reason()
+        head.close()
+        assert not watch.reason(), "a head node may come back"
+        monkeypatch.setattr(alive, "HEAD_PATIENCE", 0.0)
+        assert "its head node at 127.0.0.1:" in watch.reason()
+    assert watch.reason() == "its process on this machine is gone"

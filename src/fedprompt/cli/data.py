@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.config import RAY, Spread, exit_without_results, finite, parse_seeds, runtime_setting
+from fedprompt.cli.program import interrupt_code
 from fedprompt.cli.spread import spread_jobs
 from fedprompt.errors import UserError, plural
 from fedprompt.records.output_folder import require_study_folder
@@ -159,7 +160,7 @@ def _run_with_estimate(todo: list[Job], *, quiet: bool) -> None:
                 callbacks.on_message(f"{done} of {plural(len(todo), 'run')} done{after}.")
     except KeyboardInterrupt as error:
         typer.echo("Interrupted; the same command continues from here.", err=True)
-        raise typer.Exit(130) from error
+        raise typer.Exit(interrupt_code()) from error
 
 
 def _list_experiments(rate: float) -> None:

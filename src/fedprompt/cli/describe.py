@@ -11,6 +11,7 @@ import typer
 
 from fedprompt.cli.bundled import find, list_bundled, review_bundled, show
 from fedprompt.cli.config import TrustCode, finite
+from fedprompt.cli.program import interrupt_code
 from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
@@ -255,7 +256,7 @@ def _progress(out: Path, text: str) -> Iterator[Callable[[int, int], None]]:
             yield line
     except KeyboardInterrupt as error:
         typer.echo(f"Interrupted; answers so far are kept beside {out}. The same command continues.", err=True)
-        raise typer.Exit(130) from error
+        raise typer.Exit(interrupt_code()) from error
 
 
 def _report(out: Path, result: GenerationResult, known: ClassNames, backbone: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The `fedprompt` command. Exit codes: 0 success, 1 no result or only a part of it, 2 user error, 130 Ctrl-C."""
+"""The `fedprompt` command. Exit codes: 0 success, 1 no or partial results, 2 user error, 130 Ctrl-C, 143 SIGTERM."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.cli.predict import predict
-from fedprompt.cli.program import Program
+from fedprompt.cli.program import Program, interrupt_code
 from fedprompt.cli.push import push
 from fedprompt.cli.tune import tune
 from fedprompt.errors import UserError, plural
@@ -203,7 +203,7 @@ def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
         else:
             said = "Interrupted before anything was written."
         typer.echo(said, err=True)
-        raise typer.Exit(130) from error
+        raise typer.Exit(interrupt_code()) from error
 
 
 def _print_results(folder: Path) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import errno
 import inspect
+import multiprocessing
 import re
+import signal
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, get_type_hints
 
 import click
@@ -29,6 +34,35 @@ REFUSALS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
     *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT),
 )
+
+
+_terminated: list[int] = []  # the SIGTERM of the command that runs; Ray raises a KeyboardInterrupt of its own for it
+
+
+def interrupt_code() -> int:
+    """The exit code of a command that Ctrl-C or SIGTERM has ended."""
+    return 128 + (_terminated[0] if _terminated else signal.SIGINT)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Have SIGTERM, which schedulers send when a job's time is up, end a block as Ctrl-C does."""
+    _terminated.clear()
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        for child in multiprocessing.active_children():  # which Ctrl-C in a terminal reaches too
+            child.terminate()
+        _terminated.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Program(TyperGroup):
@@ -56,7 +90,8 @@ class Program(TyperGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _terminable():
+                return super().invoke(ctx)
         except UserError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from error
@@ -67,7 +102,7 @@ class Program(TyperGroup):
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted.", err=True)
-            raise typer.Exit(130) from error
+            raise typer.Exit(interrupt_code()) from error
 
 
 def _commands(group: TyperGroup) -> Iterator[click.Command]:

@@ -36,7 +36,8 @@ def spread_jobs(todo: Sequence[Job]) -> None:
     if failed:
         names = ", ".join(one.job.folder.name for one in failed)
         raise UserError(
-            f"{len(failed)} of {plural(len(waiting), 'run')} failed ({names}); the others are done. Correct that, then "
+            f"{len(failed)} of {plural(len(waiting), 'run')} failed ({names})"
+            f"{'; the others are done' * (len(failed) < len(waiting))}. Correct that, then "
             "give the same command again, which runs only what is missing."
         )
 

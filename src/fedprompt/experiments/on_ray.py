@@ -26,6 +26,7 @@ from fedprompt.experiments.given import Given
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.runtimes import Prepare, simulate
 from fedprompt.methods.base import Method
+from fedprompt.records.output_folder import resuming
 from fedprompt.records.run_folder import Checkpoint
 from fedprompt.runtimes.ray.cluster import Node, actors_and_gpus, connected
 from fedprompt.runtimes.ray.pool import Pool
@@ -129,7 +130,8 @@ def _make_transport(
     pool: Pool, context: RunContext, trial: Trial, method: Method, checkpoint: Checkpoint
 ) -> RunTransport:
     simulator = simulate(context, trial, method, checkpoint)
-    return OnRay(pool, trial, sources_of(context.experiment.dataset), simulator)
+    resume = resuming(context.run.path)
+    return OnRay(pool, trial, sources_of(context.experiment.dataset), simulator, resume=resume)
 
 
 def start_pool(

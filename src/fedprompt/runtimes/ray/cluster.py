@@ -7,10 +7,12 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ from fedprompt.runtimes.ray import guard
 ADDRESS = "RAY_ADDRESS"
 OLDEST, NEXT_MAJOR = (2, 44), 3  # versions of Ray that are known
 REACH_TIMEOUT = 5.0  # seconds for a connection to the cluster's address
+ANSWER_TIMEOUT = 20.0  # seconds for a head node to answer a process that must import Ray first
+DASHBOARD = "8265"  # the usual port of Ray's dashboard
+PROBE = "import sys, ray; ray._raylet.GcsClient(address=sys.argv[1])"
 END_TIMEOUT = 15.0  # seconds for the guard of a local Ray to end
 STORE = 1 << 30, 100 << 20  # bytes of a local object store: at most, and at least, which Ray wants
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -80,8 +85,11 @@ def connected() -> Iterator[Sequence[Node]]:
             yield nodes()
             return
         _silence()
-        address = os.environ.get(ADDRESS, "local")
+        address = os.environ.get(ADDRESS) or "local"
+        terminate = signal.getsignal(signal.SIGTERM)
         with _local() if address == "local" else _remote(address):
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)  # Ray has set one of its own
             yield nodes()
 
 
@@ -122,7 +130,7 @@ def actors_and_gpus(table: RuntimeTable, found: Sequence[Node], *, wants_gpu: bo
     room = sum(node.room(table, gpus) for node in found)
     if table.actors <= room and room:
         return table.actors or room, gpus
-    each = f"{table.cpus:g} cores" + (f" and {gpus:g} GPUs" if gpus else "")
+    each = f"{table.cpus:g} core{'s' * (table.cpus != 1)}" + (f" and {gpus:g} GPUs" if gpus else "")
     there = "; ".join(
         f"{node.name} has {node.cpus:g} cores" + (f" and {node.gpus:g} GPUs" if gpus else "") for node in found
     )
@@ -185,7 +193,7 @@ def _start(folder: str) -> None:
                 log_to_driver=False,
                 configure_logging=False,
                 object_store_memory=_store(),
-                _temp_dir=folder,
+                _temp_dir=os.path.join(folder, "r"),  # Ray lets everyone into it, and the folder nobody else
             )
         except Exception as error:  # of many types
             ray.shutdown()
@@ -216,6 +224,11 @@ def _remote(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except Exception as error:  # Ray raises its own and built-in ones of many types for a cluster that it cannot join
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise UserError(
+                f"No Ray cluster runs on this machine, where {ADDRESS}=auto looks; start one (ray start --head), or "
+                "unset that variable to have a Ray started for this command."
+            ) from error
         raise UserError(
             f"The Ray cluster at {address} cannot be used ({_reason(error)}). Its nodes need the "
             "versions of Ray and of Python that this machine has, and this machine its token (ray get-auth-token)."
@@ -239,6 +252,21 @@ def _require_reachable(address: str) -> None:
             f"The Ray cluster at {address} cannot be reached ({error.strerror or error}); check {ADDRESS}, and that "
             "the head node is up (ray status). Without that variable, a Ray is started on this machine."
         ) from error
+    if not _is_head(address):
+        hint = f" {DASHBOARD} is the port of Ray's dashboard." if port == DASHBOARD else ""
+        raise UserError(
+            f"No head node of Ray answers at {address}; give the address and port of ray start --head as {ADDRESS}, as "
+            f"in HEAD:6379, and the cluster's token (ray get-auth-token) if it has one.{hint}"
+        )
+
+
+def _is_head(address: str) -> bool:
+    """Whether a head node answers; asked in a process of its own, since Ray tries for minutes and then exits."""
+    try:
+        command = [sys.executable, "-c", PROBE, address]
+        return not subprocess.run(command, capture_output=True, timeout=ANSWER_TIMEOUT, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def cores() -> int:

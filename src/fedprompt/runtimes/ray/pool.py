@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +17,12 @@ from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, Ray
 from fedprompt.config.recipe_tables import RuntimeTable
 from fedprompt.errors import UserError, plural
 from fedprompt.runtimes.ray.actor import Actor, Opened, Process, Setup, Stored, versions
+from fedprompt.runtimes.ray.alive import NOTICE, POLL, Watch
 from fedprompt.runtimes.ray.queues import Costs, Homes, Queues
 
 START_TIMEOUT = 300.0  # seconds in which an actor must have got its place in the cluster
 MOST_DEATHS = 5  # of actors in a row with one item, after which that is taken for the cause
+OPENING = "opening the backbone"  # the item of an actor that is not ready yet
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, OutOfMemoryError)
 MEMORY_ADVICE = "Give fewer runtime.actors, or a smaller backbone.memory_gb or train.batch_size, and go on from there."
 
@@ -66,16 +69,16 @@ class Pool:
         self._warn = warn
         self._numbers = itertools.count(1)
         self._deaths: Counter[Hashable] = Counter()
+        self._lost = 0
         self._memory_share = 1.0
+        self._watch = Watch()
 
     def start(self, count: int) -> None:
         """Start so many actors; UserError if one cannot start, has other versions or another backbone, or no images."""
         try:
             started = [self._create(number) for number in range(count)]
             asked = {member.actor.versions.remote(): member for member in started}
-            _, missing = ray.wait(list(asked), num_returns=count, timeout=START_TIMEOUT)
-            if missing:
-                raise _no_place(len(missing), count)
+            self._wait(asked, all_of_them=True, limit=START_TIMEOUT)
             for reference, member in asked.items():
                 member.node, found = _get(reference)
                 _check_versions(member.node, found)
@@ -84,9 +87,10 @@ class Pool:
             for member in started:
                 self._open(member)
             while self._opening:
-                (ready,), _ = ray.wait(list(self._opening), num_returns=1)
+                (ready,) = self._wait(self._opening)
                 self._admit(ready)
         except LOST as error:
+            self._watch.require(notice=NOTICE)
             self.close()
             raise UserError(f"An actor could not start: {last_line(error)}") from error
         except BaseException:
@@ -95,8 +99,9 @@ class Pool:
 
     def close(self) -> None:
         """End all actors."""
-        for member in (*self.members.values(), *self._opening.values()):
-            ray.kill(member.actor)
+        if not self._watch.reason():  # else they have ended with it
+            for member in (*self.members.values(), *self._opening.values()):
+                ray.kill(member.actor)
         self.members.clear()
         self._opening.clear()
 
@@ -106,12 +111,14 @@ class Pool:
 
     def store(self, value: object) -> Stored:
         """Put something into the object store, once for all actors."""
+        self._watch.require()
         return Stored(self.new_number(), (ray.put(value),))
 
     def run(self, items: Sequence[Hashable], submit: Submit, costs: Costs) -> Iterator[tuple[Member, list[Any]]]:
         """Have every item done by some actor; yields the actors' answers as they come.
 
-        What an actor raises is raised here. Items of an actor that died are sent again.
+        What an actor raises is raised here. Items of an actor that died are sent again. Raises RayEndedError if Ray
+        itself has ended.
         """
         opening = {member.number for member in self._opening.values()}
         queues = Queues(items, sorted(self.members.keys() | opening), self.homes, costs)
@@ -121,7 +128,7 @@ class Pool:
             for member in self.members.values():
                 while taken := queues.take(member.number):
                     sent[submit(member, taken)] = _Sent(member, taken, time.perf_counter())
-            for reference in self._wait(sent):
+            for reference in self._wait([*sent, *self._opening], limit=math.inf if sent else START_TIMEOUT):
                 if reference in self._opening:
                     queues.lost.discard(self._admit(reference))
                     continue
@@ -148,12 +155,19 @@ class Pool:
             self._deaths.pop(item, None)
         return answers
 
-    def _wait(self, sent: Mapping[Any, _Sent]) -> list[Any]:
-        ready, _ = ray.wait([*sent, *self._opening], num_returns=1, timeout=None if sent else START_TIMEOUT)
-        if not ready:
-            raise _no_place(len(self._opening), len(self._opening))
-        found: list[Any] = ready
-        return found
+    def _wait(
+        self, references: Collection[Any], *, all_of_them: bool = False, limit: float = math.inf
+    ) -> Sequence[Any]:
+        """The answers of actors that are ready: one, or all. UserError after `limit` seconds, or if Ray has ended."""
+        end = time.monotonic() + limit
+        wanted = len(references) if all_of_them else 1
+        while True:
+            ready, missing = ray.wait(list(references), num_returns=wanted, timeout=POLL)
+            if len(ready) == wanted:
+                return list(ready)
+            self._watch.require()
+            if time.monotonic() > end:
+                raise _no_place(len(missing), len(references))
 
     def _create(self, number: int) -> Member:
         kind = ray.remote(Actor).options(
@@ -171,7 +185,7 @@ class Pool:
         try:
             opened: Opened | UserError = _get(reference)
         except LOST as error:
-            self._lose(_Sent(member, [("open", member.number)], 0.0), error)
+            self._lose(_Sent(member, [OPENING], 0.0), error)
             return -1
         if isinstance(opened, UserError):
             raise UserError(f"On the node {member.node}: {opened}")
@@ -197,23 +211,34 @@ class Pool:
         member = one.member
         if self.members.get(member.number) is not member:
             return False
+        self._watch.require(notice=NOTICE)
         del self.members[member.number]
         ray.kill(member.actor)
         full = ran_out_of_memory(error)
         what = "ran out of memory" if full else "died"
-        self._warn(
-            f"An actor on {member.node} {what}; what it had not finished is done elsewhere ({last_line(error)})."
-        )
+        self._lost += 1
+        count = (
+            "" if self._lost == 1 else f" {self._lost} actors were lost in this run."
+        )  # no two warnings are the same
+        begun = f"An actor on {member.node} {what}" if member.node else f"An actor {what} while it was started"
+        self._warn(f"{begun}; what it had not finished is done elsewhere ({last_line(error)}).{count}")
         self._deaths.update(one.items)
         item, deaths = self._deaths.most_common(1)[0]
         if deaths >= MOST_DEATHS or (full and not self.members and not self._opening):
             raise UserError(
-                f"{plural(deaths, 'actor')} died at {item}, the last one on {member.node}: {last_line(error)} "
-                f"{MEMORY_ADVICE}"
+                f"{plural(deaths, 'actor')} died {_at(item)}{f', the last one on {member.node}' * bool(member.node)}: "
+                f"{last_line(error)}{f' {MEMORY_ADVICE}' * full}"
             ) from error
         if not full or not (self.members or self._opening):
             self._open(self._create(member.number))
         return True
+
+
+def _at(item: Hashable) -> str:
+    """Where an actor died, in a sentence: the items are clients, or parts of test images."""
+    if item == OPENING:
+        return f"while {item}"
+    return "at test images" if isinstance(item, tuple) else f"at client {item}"
 
 
 def ran_out_of_memory(error: Exception) -> bool:

@@ -12,12 +12,12 @@ from ray.exceptions import RayTaskError
 from fedprompt.config.recipe_tables import RuntimeTable
 from fedprompt.errors import UserError
 from fedprompt.runtimes.ray.actor import Process
+from fedprompt.runtimes.ray.alive import NOTICE, POLL, Watch
 from fedprompt.runtimes.ray.cluster import actors_and_gpus, connected
 from fedprompt.runtimes.ray.pool import MEMORY_ADVICE, is_out_of_memory, last_line, ran_out_of_memory
 
 Piece = TypeVar("Piece")
 RETRIES = 3  # of a piece of work whose process or node died
-POLL = 1.0  # seconds between reports of progress
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def run_tasks(
     """Do the work for every piece; yields those that end, and None about every second.
 
     A piece that fails does not stop the others; one whose process or node died is tried again. Raises UserError if the
-    cluster cannot be used or has no room for a single piece.
+    cluster cannot be used or has no room for a single piece, or if Ray itself ends.
     """
     with connected() as nodes:
         _, gpus = actors_and_gpus(table.model_copy(update={"actors": 0}), nodes, wants_gpu=wants_gpu)
@@ -44,12 +44,17 @@ def run_tasks(
         process = Process.like_this(table.threads, gpus)
         # In boxes, which Ray does not open by itself: the process must know first where modules are.
         running = {task.remote(process, (ray.put((work, piece)),)): piece for piece in pieces}
+        watch = Watch()
         while running:
             ended, _ = ray.wait(list(running), num_returns=1, timeout=POLL)
             if not ended:
+                watch.require()
                 yield None
             for one in ended:
-                yield Ended(running.pop(one), _failure(one))
+                failure = _failure(one)
+                if failure:
+                    watch.require(notice=NOTICE)
+                yield Ended(running.pop(one), failure)
 
 
 def _work(process: Process, box: tuple[Any, ...]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.evaluate import Score, images_per_batch
 from fedprompt.ops.metrics import require_finite
 from fedprompt.runtimes.ray.actor import Part, Scoring, Task, Trained, pack, unpack
+from fedprompt.runtimes.ray.alive import RayEndedError
 from fedprompt.runtimes.ray.pool import Member, Pool
 from fedprompt.runtimes.ray.queues import Costs
 from fedprompt.runtimes.simulator import Simulator
@@ -30,10 +32,12 @@ class OnRay(Simulator):
     states, which go into checkpoints. An actor keeps those of the clients that it trained; one is sent only where a
     client goes to another actor, or its state was given back by `undo`. `trial` describes the trial to the setup of the
     actors, `sources` are the images of clients and test sets in the setup's order, and `simulator` is that of this
-    process.
+    process. `resume` is the command with which the run goes on after it was stopped.
     """
 
-    def __init__(self, pool: Pool, trial: object, sources: Sequence[ImageSource], simulator: Simulator) -> None:
+    def __init__(
+        self, pool: Pool, trial: object, sources: Sequence[ImageSource], simulator: Simulator, *, resume: str = ""
+    ) -> None:
         super().__init__(
             simulator.method,
             simulator.clip,
@@ -44,7 +48,9 @@ class OnRay(Simulator):
             adversaries=simulator.adversaries,
             secure=simulator.secure,
         )
-        self.pool, self.trial = pool, pool.store(trial)
+        self.pool, self.resume = pool, resume
+        with self._end_named("before its first round"):
+            self.trial = pool.store(trial)
         self._sources = tuple(sources)
         self._versions: dict[int, tuple[int, State]] = {}  # of the personal states that were sent or received last
         self._costs = {kind: Costs() for kind in ("train", "evaluate", "validate", "predict")}
@@ -109,7 +115,6 @@ class OnRay(Simulator):
             )
             for start in range(0, len(images), step)
         }
-        sent = self.pool.store(pack(shared))
         found: dict[Hashable, Tensor] = {}
 
         def submit(member: Member, keys: Sequence[tuple[int, int, int]]) -> Any:
@@ -117,8 +122,10 @@ class OnRay(Simulator):
             return member.actor.predict.remote(self.trial, sent, task, {key: parts[key] for key in keys}, where)
 
         where = Scoring(examples.space, batch_size)
-        for _, answers in self.pool.run(list(parts), submit, self._costs["predict"]):
-            found.update((key, torch.tensor(logits)) for key, logits in answers)
+        with self._end_named("while images were classified"):
+            sent = self.pool.store(pack(shared))
+            for _, answers in self.pool.run(list(parts), submit, self._costs["predict"]):
+                found.update((key, torch.tensor(logits)) for key, logits in answers)
         logits = torch.cat([found[key] for key in parts])  # [N, C]
         require_finite(logits, type(self.method).__name__)
         return logits
@@ -134,7 +141,6 @@ class OnRay(Simulator):
         after: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         """Call the actors' method `kind` for all clients; UserError of the first one that has an error."""
-        sent = self.pool.store(pack(shared))
         errors: dict[int, UserError] = {}
         done = 0
 
@@ -142,17 +148,28 @@ class OnRay(Simulator):
             tasks = [self._task(member, client, after.get(client, 0)) for client in chunk]
             return getattr(member.actor, kind).remote(self.trial, round_number, sent, tasks)
 
-        for member, answers in self.pool.run(clients, submit, self._costs[kind]):
-            for client, answer in answers:
-                if isinstance(answer, UserError):
-                    errors[client] = answer
-                else:
-                    receive(member, client, answer)
-            done += len(answers)
-            self._report_progress(done, len(clients))
+        with self._end_named(f"in round {round_number}"):
+            sent = self.pool.store(pack(shared))
+            for member, answers in self.pool.run(clients, submit, self._costs[kind]):
+                for client, answer in answers:
+                    if isinstance(answer, UserError):
+                        errors[client] = answer
+                    else:
+                        receive(member, client, answer)
+                done += len(answers)
+                self._report_progress(done, len(clients))
         for client in clients:
             if client in errors:
                 raise errors[client]
+
+    @contextmanager
+    def _end_named(self, when: str) -> Iterator[None]:
+        """Say when Ray has ended, and how the run goes on."""
+        try:
+            yield
+        except RayEndedError as error:
+            go_on = f" Continue with {self.resume}." if self.resume else ""
+            raise UserError(f"Ray has ended {when} ({error.reason}).{go_on}") from error
 
     def _task(self, member: Member, client: int, after: int = 0) -> Task:
         """The task of a client, with its personal state if the actor lacks that."""
