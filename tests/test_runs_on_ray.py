@@ -22,6 +22,7 @@ from fedprompt.cli.main import app
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.experiments import on_ray
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import HeaderEvent, RoundEvent, ScoreEvent
 from fedprompt.records.run_folder import read_events
@@ -170,6 +171,7 @@ from pathlib import Path
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
 from fedprompt.runtimes.ray import cluster, guard
 
@@ -226,3 +228,26 @@ def test_a_runtime_that_is_misspelt_is_refused_with_the_right_one() -> None:
 def test_jobs_and_ray_exclude_each_other() -> None:
     result = CliRunner().invoke(app, ["compare", "demo", "--on", "ray", "--jobs", "2"])
     assert result.exit_code == 2 and "--jobs is for processes of this machine" in " ".join(result.output.split())
+
+
+def test_on_and_a_setting_of_another_runtime_are_refused() -> None:
+    for command in ("run", "compare", "tune"):
+        result = CliRunner().invoke(app, [command, "demo", "--on", "ray", "--set", "runtime.name=simulator"])
+        said = " ".join(result.output.split())
+        assert result.exit_code == 2 and "--on ray and --set runtime.name=simulator contradict each other" in said
+
+
+class Said(RunCallbacks):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def test_keys_of_the_runtime_that_one_process_does_not_use_are_named(tmp_path: Path) -> None:
+    said = Said()
+    settings = ["runtime.name=simulator", "runtime.actors=2", "runtime.cpus=2"]
+    runs.start(resolve(parse_recipe(RECIPE, settings)), tmp_path / "run", callbacks=said)
+    (sentence,) = (text for text in said.messages if "runtime." in text)
+    assert sentence.startswith("runtime.actors and runtime.cpus had no effect: this run trains in one process")

@@ -17,7 +17,7 @@ from fedprompt.cli.config import (
     exit_without_results,
     load_trusted,
     parse_seeds,
-    runtime_setting,
+    with_runtime,
 )
 from fedprompt.cli.spread import spread_jobs
 from fedprompt.errors import UserError, plural, series
@@ -79,7 +79,7 @@ def compare(
     if on == RAY and processes > 1:
         raise UserError("--jobs is for processes of this machine; on Ray, runtime.cpus says how many runs have room.")
     numbers = [1] if quick else parse_seeds(seeds or SEEDS)
-    changes = [*(QUICK if quick else ()), *(settings or ()), *runtime_setting(on)]
+    changes = [*(QUICK if quick else ()), *with_runtime(settings, on)]
     run_jobs = partial(_run_jobs, processes=processes, spreads=on == RAY)
     found = [load_trusted(name, changes, trust_code)[0] for name in names]
     if tune:

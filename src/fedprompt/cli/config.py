@@ -83,9 +83,17 @@ def require_runtime(name: str) -> str:
     return name
 
 
-def runtime_setting(on: str | None) -> list[str]:
-    """The setting that --on stands for; UserError for a runtime that there is not."""
-    return [] if on is None else [f"runtime.name={require_runtime(on)}"]
+def with_runtime(settings: Sequence[str] | None, on: str | None) -> list[str]:
+    """Settings and the one that --on stands for; UserError for an unknown runtime, or if they name another one."""
+    given = list(settings or ())
+    if on is None:
+        return given
+    wanted = f"runtime.name={require_runtime(on)}"
+    for setting in given:
+        key, _, value = setting.partition("=")
+        if key.strip() == "runtime.name" and value.strip().strip("\"'") != on:
+            raise UserError(f"--on {on} and --set {setting} contradict each other; leave one of them out.")
+    return [*given, wanted]
 
 
 def deployment_of(on: str | None) -> Path | None:

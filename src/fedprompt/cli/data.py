@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import RAY, Spread, exit_without_results, finite, parse_seeds, runtime_setting
+from fedprompt.cli.config import RAY, Spread, exit_without_results, finite, parse_seeds, with_runtime
 from fedprompt.cli.program import interrupt_code
 from fedprompt.cli.spread import spread_jobs
 from fedprompt.errors import UserError, plural
@@ -131,7 +131,7 @@ def reproduce(
     published.require_root(root)
     folder = out or Path("runs") / "reproduce" / name
     require_study_folder(folder)
-    changes = [*(settings or ()), *runtime_setting(on)]
+    changes = with_runtime(settings, on)
     todo = published.jobs(about, root=root, out=folder, seeds=parse_seeds(seeds) if seeds else (), settings=changes)
     for caution in published.cautions(about, settings or ()):
         typer.echo(f"Note: {caution}")

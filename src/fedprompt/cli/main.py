@@ -29,8 +29,8 @@ from fedprompt.cli.config import (
     load,
     recipes,
     require_runtime,
-    runtime_setting,
     typed_command,
+    with_runtime,
 )
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
@@ -148,15 +148,15 @@ def run(
         require_output_folder(out)
     limits = [] if minutes is None else [f"minutes={minutes}"]
     deployment = deployment_of(on)
-    runtime = runtime_setting(on) if deployment is None else []
-    changes = [*(settings or ()), *limits, *([f"track={json_text(track)}"] if track else []), *runtime]
+    wanted = with_runtime(settings, on if deployment is None else None)
+    changes = [*wanted, *limits, *([f"track={json_text(track)}"] if track else [])]
     plan = load(recipe, changes, trust_code, opens=deployment is None)
     from fedprompt.experiments import run as runs
 
     folder = out or runs.free_folder((deployment or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
         if deployment is None:
-            command = typed_command("run", recipe, settings, folder, minutes=minutes)
+            command = typed_command("run", recipe, wanted, folder, minutes=minutes)
             runs.start(plan, folder, callbacks=callbacks, command=command)
         else:
             run_over_sites(plan.recipe, deployment, folder, callbacks=callbacks)

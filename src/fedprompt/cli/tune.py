@@ -14,8 +14,8 @@ from fedprompt.cli.config import (
     exit_without_results,
     finite,
     load,
-    runtime_setting,
     typed_command,
+    with_runtime,
 )
 from fedprompt.errors import UserError
 from fedprompt.records.output_folder import FINAL, require_study_folder
@@ -58,7 +58,8 @@ def tune(
     --draws, Optuna draws from between the ends of that grid.
     """
     # before the imports: a mistake in the recipe or the folder is refused without torch
-    plan = load(recipe, [*(settings or ()), *runtime_setting(on)], opens=True)
+    wanted = with_runtime(settings, on)
+    plan = load(recipe, wanted, opens=True)
     folder = out or Path("runs") / f"{plan.recipe.name}-tune"
     require_study_folder(folder)
     from fedprompt.api.progress import console_callbacks, plain_console
@@ -73,7 +74,7 @@ def tune(
             folder,
             origin=plan.origin,
             callbacks=callbacks,
-            command=typed_command("tune", recipe, settings, folder / FINAL, minutes=minutes),
+            command=typed_command("tune", recipe, wanted, folder / FINAL, minutes=minutes),
         )
     if not quiet:
         _print(tuned)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from fedprompt.config.recipe_tables import RuntimeTable
+from fedprompt.errors import option, series
 from fedprompt.experiments.context import RunCallbacks, RunContext, TransportFactory
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.given import Given
@@ -13,6 +14,8 @@ from fedprompt.experiments.plan import Trial
 from fedprompt.methods.base import Method
 from fedprompt.records.run_folder import Checkpoint
 from fedprompt.runtimes.simulator import Simulator
+
+ON_RAY = 'on="ray"'  # in Python
 
 # Prepares the training of an experiment's clients, before anything is written; UserError if they cannot be trained.
 Prepare = Callable[[Experiment, RunCallbacks], TransportFactory]
@@ -34,8 +37,18 @@ def simulate(context: RunContext, trial: Trial, method: Method, checkpoint: Chec
 
 
 def one_process(table: RuntimeTable, given: Given) -> AbstractContextManager[Prepare]:
-    """This process simulates all clients."""
-    return nullcontext(lambda experiment, callbacks: simulate)
+    """This process simulates all clients; a message names the keys of [runtime] that have no effect then."""
+    unused = [key for key, value in RuntimeTable(name=table.name) if getattr(table, key) != value]
+
+    def prepare(experiment: Experiment, callbacks: RunCallbacks) -> TransportFactory:
+        if unused:
+            callbacks.on_message(
+                f"{series(f'runtime.{key}' for key in unused)} had no effect: this run trains in one process; "
+                f"{option('on ray', ON_RAY)} spreads its clients."
+            )
+        return simulate
+
+    return nullcontext(prepare)
 
 
 def on_ray(table: RuntimeTable, given: Given) -> AbstractContextManager[Prepare]:
