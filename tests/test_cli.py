@@ -163,6 +163,21 @@ def test_a_run_leaves_records_adapters_and_a_page(finished: Path) -> None:
     assert "<svg" in page and not re.search(r"""(src|href)=["']?(https?:)?//""", page)
 
 
+def test_the_model_card_of_a_method_without_training_says_so_and_figures_have_a_meaning(finished: Path) -> None:
+    cards = {path.parent.name: path.read_text(encoding="utf-8") for path in (finished / "adapters").glob("*/README.md")}
+    assert len(cards) > 1 and "zeroshot" in cards
+    for name, card in cards.items():
+        untrained = [
+            ": 0 trained parameters",
+            "This method trains nothing.",
+            "Nothing was trained",
+            "Of the whole run:",
+        ]
+        assert [text in card for text in untrained] == 4 * [name == "zeroshot"]
+        assert ("It was trained for " in card) == (name != "zeroshot")
+        assert "|  |" not in card.partition("## Figures")[2].partition("## Protocol")[0]
+
+
 def test_the_report_is_written_again_from_the_records_alone(finished: Path, tmp_path: Path) -> None:
     shutil.copy(finished / "run.jsonl", tmp_path)
     call("report", tmp_path)

@@ -202,6 +202,9 @@ def test_files_of_one_name_are_drawn_together_on_request(reader: str, tmp_path: 
         for row, split in enumerate(data.splits):
             splits.setdefault(Path(data.source.describe(row)).stem, set()).add(split)
         assert set(data.splits) == {"train", "test"} and len(splits) == COUNT
+        stems = [Path(data.source.describe(row)).stem for row in range(len(data.splits))]
+        same = {(group, stem) for group, stem in zip(data.groups, stems, strict=together)}
+        assert len(same) == len(set(data.groups)) == COUNT * together, "one group per name, for intervals"
         return sum(len(own) > 1 for own in splits.values())
 
     assert apart(together=True) == 0 < apart(together=False)

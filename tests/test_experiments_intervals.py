@@ -18,7 +18,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.context import RunContext
 from fedprompt.experiments.evaluate import may_name
 from fedprompt.experiments.experiment import assemble
-from fedprompt.experiments.intervals import interval_events
+from fedprompt.experiments.intervals import interval_events, row_groups
 from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.run import start
 from fedprompt.records.predictions import prediction_table, predictions_path, read_predictions
@@ -80,13 +80,13 @@ def test_images_that_two_trials_predict_differently_are_counted_from_their_files
 
 
 def test_recorded_intervals_are_those_of_the_files(folder: Path, finished: Run) -> None:
-    assert tuple(interval_events(folder, finished)) == finished.intervals
+    assert tuple(interval_events(folder, finished, {})) == finished.intervals
 
 
 def test_an_interval_does_not_depend_on_which_other_trials_a_run_has(folder: Path, finished: Run) -> None:
     for trial in finished.trials:
         alone = [one for one in finished.intervals if one.trial == trial.name and not one.against]
-        assert alone and list(interval_events(folder, replace(finished, trials=(trial,)))) == alone
+        assert alone and list(interval_events(folder, replace(finished, trials=(trial,)), {})) == alone
 
 
 def test_the_file_of_predictions_gives_the_recorded_figures(folder: Path, finished: Run) -> None:
@@ -151,3 +151,17 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ours\.parquet cannot be read as Parquet"):
         next(read_predictions(tmp_path, "ours"))
     assert list(read_predictions(tmp_path, "another")) == []
+
+
+def test_intervals_of_images_in_groups_are_wider_and_figures_stay(folder: Path, finished: Run) -> None:
+    images = max(row for trial in finished.trials for one in read_predictions(folder, trial.name) for row in one.rows)
+    pairs = {"": np.arange(images + 1) // 8}
+    alone, together = (list(interval_events(folder, finished, groups)) for groups in ({}, pairs))
+    assert [(one.trial, one.column, one.value) for one in alone] == [
+        (one.trial, one.column, one.value) for one in together
+    ]
+    width = [sum(one.high - one.low for one in found) for found in (alone, together)]
+    assert alone != together and width[1] > 0
+    grouped = tiny_dataset()
+    assert row_groups(grouped) == {}
+    assert row_groups(replace(grouped, groups=range(len(grouped.splits)))).keys() == {""}

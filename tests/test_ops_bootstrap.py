@@ -165,3 +165,50 @@ def test_intervals_of_clients_that_share_test_images_cover_the_truth(share: floa
         low, high = interval(replicate_mean(figure, influence, generator=np.random.default_rng(number)))
         held += low <= 0.7013 <= high
     assert 0.92 <= held / tries <= 0.98
+
+
+VIEWS = 3  # images of a thing, on which a model is right or wrong alike
+GROUPED = {"things": 60, "tries": 400}
+
+
+@pytest.mark.parametrize("what", ["accuracy", "mean"])
+def test_intervals_of_groups_cover_the_truth_where_images_of_a_group_agree(what: str) -> None:
+    generator, held, apart, truth = np.random.default_rng(7), 0, 0, 0.7013
+    groups = np.repeat(np.arange(GROUPED["things"]) * 10, VIEWS)
+
+    def covers(number: int, own: np.ndarray | None, right: np.ndarray) -> bool:
+        drawn = np.random.default_rng(number)
+        if what == "accuracy":
+            found = replicate_accuracy(right, generator=drawn, groups=own)
+        else:
+            moves = (right - right.mean()) / len(right)
+            found = replicate_mean(float(right.mean()), moves, generator=drawn, groups=own)
+        low, high = interval(found)
+        return low <= truth <= high
+
+    for number in range(GROUPED["tries"]):
+        right = np.repeat(generator.random(GROUPED["things"]) < truth, VIEWS)
+        held += covers(number, groups, right)
+        apart += covers(number, None, right)
+    assert 0.92 <= held / GROUPED["tries"] <= 0.98
+    assert apart / GROUPED["tries"] < 0.85, "images taken as independent give intervals that are too narrow"
+
+
+def test_intervals_of_mean_average_precision_are_those_of_the_groups() -> None:
+    scores, targets = sigmoid_scores(np.random.default_rng(3), 100, np.array((0.4, 0.4, 0.3)))
+    alone = interval(replicate_mean_average_precision(scores, targets, generator=np.random.default_rng(4)))
+    thrice = [np.repeat(one, VIEWS, axis=0) for one in (scores, targets)]
+    groups = np.repeat(np.arange(100), VIEWS)
+    grouped = interval(replicate_mean_average_precision(*thrice, generator=np.random.default_rng(4), groups=groups))
+    apart = interval(replicate_mean_average_precision(*thrice, generator=np.random.default_rng(4)))
+    assert grouped[1] - grouped[0] == pytest.approx(alone[1] - alone[0], rel=0.05)
+    assert apart[1] - apart[0] < 0.7 * (alone[1] - alone[0])
+
+
+def test_groups_of_one_image_change_nothing() -> None:
+    right = np.random.default_rng(8).random(50) < 0.6
+    alone, grouped = (
+        replicate_accuracy(right, generator=np.random.default_rng(9), groups=groups)
+        for groups in (None, np.arange(50) * 7)
+    )
+    assert np.array_equal(alone, grouped)

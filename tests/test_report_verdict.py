@@ -374,8 +374,8 @@ def test_labels_that_are_never_predicted_are_named_with_the_threshold(tmp_path: 
 @pytest.mark.parametrize(
     ("rights", "text"),
     [
-        ([9, 0, 0, 3], "Ours never predicts 2 of 4 classes rightly, 1 of them not at all"),
-        ([9, 2, 0, 3], "Ours never predicts 1 of 4 classes rightly: car (see"),
+        ([9, 0, 0, 3], "Ours never predicts 2 of 4 classes rightly: dog, car (1 of them not at all: car); see"),
+        ([9, 2, 0, 3], "Ours never predicts 1 of 4 classes rightly: car; see"),
         ([9, 2, 1, 3], ""),
     ],
 )
@@ -401,7 +401,7 @@ def test_test_images_that_look_like_training_images_are_said_with_what_to_do(nam
     assert ("--set data.names_together=true" in text) == bool(named)
     assert ("Remove images that show the same" in text) == (not named)
     lines[0]["recipe"]["data"]["names_together"] = True
-    assert "the intervals take all test images as independent" in said(tmp_path, lines)
+    assert "the intervals take them together" in said(tmp_path, lines)
 
 
 def test_the_seconds_of_a_resumed_trial_are_at_least_those_of_its_rounds(tmp_path: Path) -> None:

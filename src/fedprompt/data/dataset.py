@@ -44,8 +44,9 @@ class Dataset:
     """All images of one data set. `base` are the class ids seen in training, `new` those held out (may be empty).
 
     `templates` are prompt templates of domains that have their own, `test_candidates` the candidate classes of further
-    test splits (all base classes if a split has none), `intake` what the source says about the files it has read, and
-    `excluded` rows that belong to no split any more, with the reason in words ("unreadable").
+    test splits (all base classes if a split has none), `intake` what the source says about the files it has read,
+    `excluded` rows that belong to no split any more, with the reason in words ("unreadable"), and `groups` numbers that
+    are equal for rows of the same thing, which intervals do not take for independent images.
     Raises UserError if the columns differ in length or a class or an unseen domain does not exist.
     """
 
@@ -62,10 +63,12 @@ class Dataset:
     test_candidates: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # split -> class ids
     intake: Intake = Intake()  # noqa: RUF009  (frozen)
     excluded: Mapping[int, str] = field(default_factory=dict)
+    groups: Sequence[int] = ()  # [N] equal for rows that show the same; empty if every row is taken by itself
     table: Mapping[str, Any] = field(default_factory=dict)  # a recipe's [data] that reads it, if it is known
 
     def __post_init__(self) -> None:
         lengths = {"targets": len(self.targets), "splits": len(self.splits), "domains": len(self.domains)}
+        lengths |= {"groups": len(self.groups)} if self.groups else {}
         for column, length in lengths.items():
             if length != len(self.source):
                 raise UserError(

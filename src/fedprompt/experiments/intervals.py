@@ -3,6 +3,7 @@
 They say how far a figure could differ on as many other test images of the same kind; they do not cover other seeds.
 Draws depend on the test images alone: a model's interval on a test set is the same beside whichever other models. An
 image that several clients are tested on is drawn for all of them together, and for the test set of all base classes.
+Images of one group in `Dataset.groups` are drawn together.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from fedprompt.data.dataset import Dataset
 from fedprompt.experiments.changed_predictions import count_changed, prediction_digests
 from fedprompt.experiments.keep import Keep
 from fedprompt.ops.bootstrap import (
@@ -32,14 +34,21 @@ from fedprompt.records.reading import AVERAGED, BROKEN, GAP, NATURAL, Run, Trial
 from fedprompt.seeding import numpy_stream
 
 Columns = Mapping[str, Floats]  # column -> replicates [R] of its figure
+RowGroups = Mapping[str, NDArray[np.int64]]  # part -> group of every row of its data set; without it each has its own
 
 
-def interval_events(folder: Path, run: Run) -> Iterator[IntervalEvent]:
+def row_groups(dataset: Dataset) -> RowGroups:
+    """The groups of rows that are drawn together, of every part of a data set that has some."""
+    parts = {part.name: part for part in dataset.parts} if len(dataset.parts) > 1 else {"": dataset}
+    return {name: np.array(part.groups) for name, part in parts.items() if part.groups}
+
+
+def interval_events(folder: Path, run: Run, groups: RowGroups) -> Iterator[IntervalEvent]:
     """Intervals of every figure of a run, of its difference to the reference, and of the main trial's to all others."""
     replicates, digests = {}, {}
     for trial in run.trials:
         predictions = tuple(read_predictions(folder, trial.name))
-        replicates[trial.name] = _replicates(run, trial, predictions)
+        replicates[trial.name] = _replicates(run, trial, predictions, groups)
         digests[trial.name] = prediction_digests(predictions)
     for trial in run.trials:
         for event in _of_trial(run, replicates, trial):
@@ -101,34 +110,38 @@ def _difference(left: Floats, right: Floats) -> Floats:
     return difference
 
 
-def _replicates(run: Run, trial: TrialRecord, predictions: Sequence[Predictions]) -> Columns:
+def _replicates(run: Run, trial: TrialRecord, predictions: Sequence[Predictions], groups: RowGroups) -> Columns:
     """Column -> replicates of a trial's figure."""
-    parts = _test_set_replicates(run, trial, predictions)
+    parts = _test_set_replicates(run, trial, predictions, groups)
     columns = {split: _mean(_mean(part) for part in own.values()) for split, own in parts.items()}
     columns.update(_combined(columns))
     return {column: values for column, values in columns.items() if column in trial.figures}
 
 
 def _test_set_replicates(
-    run: Run, trial: TrialRecord, predictions: Sequence[Predictions]
+    run: Run, trial: TrialRecord, predictions: Sequence[Predictions], groups: RowGroups
 ) -> dict[str, dict[str, list[Floats]]]:
     """Split -> part -> replicates of each model on each test set."""
     drawn: dict[str, dict[str, list[Floats]]] = {}
     for found in predictions:
         split, _, part, _ = found.key
-        drawn.setdefault(split, {}).setdefault(part, []).append(_replicates_of(found))
-    for part, values in _local(run, trial, [found for found in predictions if found.key[0] == "base"]):
+        drawn.setdefault(split, {}).setdefault(part, []).append(_replicates_of(found, found.key[:3], groups))
+    for part, values in _local(run, trial, [found for found in predictions if found.key[0] == "base"], groups):
         drawn.setdefault("local", {}).setdefault(part, []).append(values)
     return drawn
 
 
-def _replicates_of(found: Predictions, *address: str) -> Floats:
+def _replicates_of(found: Predictions, address: Iterable[object], groups: RowGroups) -> Floats:
     """Replicates [R] of a model on a test set; those of all models on it are drawn at the same images."""
-    generator = _generator(address or found.key[:3], found.rows)
+    generator, own = _generator(address, found.rows), _groups(found.rows, found.key[2], groups)
     if found.scores is not None and found.targets is not None:
-        return replicate_mean_average_precision(found.scores, found.targets, generator=generator)
+        return replicate_mean_average_precision(found.scores, found.targets, generator=generator, groups=own)
     assert found.correct is not None  # a file of predictions has one or the other
-    return replicate_accuracy(found.correct, generator=generator)
+    return replicate_accuracy(found.correct, generator=generator, groups=own)
+
+
+def _groups(rows: NDArray[np.int64], part: str, groups: RowGroups) -> NDArray[np.int64] | None:
+    return groups[part][rows] if part in groups else None
 
 
 def _generator(address: Iterable[object], rows: NDArray[np.int64]) -> Generator:
@@ -144,7 +157,8 @@ def held_out_replicates(folder: Path, name: str, keep: Keep) -> Floats | None:
     columns: dict[str, list[tuple[int, Floats]]] = {}
     for found in read_predictions(folder, name):
         weight = 1 if found.key[0] == "local" else len(found.rows)
-        columns.setdefault(found.key[0], []).append((weight, _replicates_of(found, "held out", str(found.key[3]))))
+        address = "held out", found.key[3]
+        columns.setdefault(found.key[0], []).append((weight, _replicates_of(found, address, {})))
     if not columns or any(column not in columns for column in keep.candidates):
         return None
     means = [_weighted(columns[column]) for column in keep.candidates]
@@ -160,7 +174,9 @@ def _weighted(parts: Sequence[tuple[int, Floats]]) -> Floats:
     return mean
 
 
-def _local(run: Run, trial: TrialRecord, base: Sequence[Predictions]) -> Iterator[tuple[str, Floats]]:
+def _local(
+    run: Run, trial: TrialRecord, base: Sequence[Predictions], groups: RowGroups
+) -> Iterator[tuple[str, Floats]]:
     """Replicates of the mean of the clients' local accuracies on a data set or, where sites answer, of each of them.
 
     Sites answer with a figure, not image by image: their images are their own, and replicates are not paired.
@@ -169,14 +185,16 @@ def _local(run: Run, trial: TrialRecord, base: Sequence[Predictions]) -> Iterato
         return
     for part, figure in trial.by_part("local").items():
         if figure is not None and (images := trial.local_images_of(part)) is not None:
-            yield part, _local_replicates(figure, images, [one for one in base if one.key[2] == part])
+            yield part, _local_replicates(figure, images, [one for one in base if one.key[2] == part], groups)
     for score in trial.final("local"):
         if score.value is not None and score.num_examples and trial.local_images_of(score.part) is None:
             generator = numpy_stream(0, "bootstrap", "local", trial.name, score.client or 0)
             yield score.part, replicate_binomial(score.value, score.num_examples, generator=generator)
 
 
-def _local_replicates(figure: float, images: LocalImagesEvent, base: Sequence[Predictions]) -> Floats:
+def _local_replicates(
+    figure: float, images: LocalImagesEvent, base: Sequence[Predictions], groups: RowGroups
+) -> Floats:
     """Replicates [R] of a Local figure, at the images of the test set of base classes if the clients' are among them.
 
     Base classes and clients' own are then paired, as their harmonic mean needs it.
@@ -189,7 +207,8 @@ def _local_replicates(figure: float, images: LocalImagesEvent, base: Sequence[Pr
             influence[[place[row] for row in images.rows]] = images.influence
             rows, address = found.rows, found.key[:3]
             break
-    return replicate_mean(figure, influence, generator=_generator(address, rows))
+    own = _groups(rows, images.part, groups)
+    return replicate_mean(figure, influence, generator=_generator(address, rows), groups=own)
 
 
 def _mean(values: Iterable[Floats]) -> Floats:

@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fedprompt.clip.hub import published_id
+from fedprompt.data.partition.base import Shard
 from fedprompt.errors import plural
 from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
@@ -19,7 +20,7 @@ from fedprompt.records.reading import Score, TrialRecord
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.report import Run, read_run
 from fedprompt.report.decisions import near_duplicates
-from fedprompt.report.legend import MEANING
+from fedprompt.report.legend import meaning
 from fedprompt.report.tables import privacy_text
 from fedprompt.updates import State
 
@@ -33,16 +34,14 @@ CARD = """# {title}
 
 {idea}
 
-A fedprompt adapter: the {trainable} trained parameters, without the backbone `{backbone}`.
+A fedprompt adapter: {trainable}, without the backbone `{backbone}`.
 
 ```
 fedprompt predict ADAPTER_FOLDER image.jpg --classes "cat,dog"
 ```
 
 ## Data
-`{data}`: {base} seen in training, {new} held out. What each client trained on:
-
-{clients}
+`{data}`: {base} {seen}, {new} held out. {clients}
 
 Left out because they could not be read: {unreadable}.
 
@@ -157,15 +156,16 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
     body = CARD.format(
         title=f"{recipe.name}: {trial.name}",
         idea=record.about.idea,
-        trainable=f"{record.about.trainable or 0:,}",
+        trainable=plural(record.about.trainable or 0, "trained parameter"),
         backbone=recipe.backbone.path,
         data=dataset.name,
         base=plural(len(dataset.base), "class"),
         new=len(dataset.new),
-        clients=_table(("client", "classes", "training images"), _sites(experiment, run.header.partition)),
+        seen="seen in training" if record.trains else "for the clients of the run",
+        clients=_training(experiment, run, record),
         unreadable=plural(len(experiment.left_out), "image"),
         figures=_table(("split", "value", "meaning"), _figures(run, record)) if record.figures else UNTESTED,
-        protocol=run.header.protocol,
+        protocol=run.header.protocol if record.trains else f"Of the whole run: {run.header.protocol}",
         privacy=_privacy(record),
         near="".join(f" {sentence}" for sentence in near_duplicates(run)),
         left_out=", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "Nobody.",
@@ -173,7 +173,19 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
+def _training(experiment: Experiment, run: Run, record: TrialRecord) -> str:
+    """What clients trained on and for how long, or that this method trains nothing."""
+    if not record.trains:
+        return "This method trains nothing."
+    done, kept = len(record.rounds), record.kept
+    which = f", of which the state after round {kept.round} was kept" if kept else ""
+    clients = _table(("client", "classes", "training images"), _sites(experiment, run.header.partition))
+    return f"It was trained for {plural(done, 'round')}{which}. What each client trained on:\n\n{clients}"
+
+
 def _privacy(record: TrialRecord) -> str:
+    if not record.trains:
+        return "Nothing was trained, so nothing of any training image is in this folder."
     if spent := privacy_text(record):
         return f"{spent}. Losses and scores in this folder are not covered by it."
     return "None is promised: what clients trained went into this adapter without noise (epsilon: none)."
@@ -194,16 +206,20 @@ def _sites(experiment: Experiment, held: PartitionCounts | None) -> list[tuple[s
     """Per client the number of classes that it has images of, and of training images."""
     shards, counts = experiment.partition.shards, held.counts if held else ()
     rows = [
-        (shard.name, str(sum(map(bool, counts[row]))) if row < len(counts) else "", str(len(client.train)))
+        (shard.name, str(sum(map(bool, counts[row]))) if row < len(counts) else "", _images(shard, len(client.train)))
         for row, (shard, client) in enumerate(zip(shards[:MOST_CLIENTS], experiment.clients, strict=False))
     ]
     rest = len(shards) - len(rows)
     return [*rows, (f"and {rest} more", "", "")] if rest else rows
 
 
+def _images(shard: Shard, trained: int) -> str:
+    held_out = len(shard.rows) - trained
+    return f"{trained} ({held_out} held out)" if held_out > 0 else str(trained)
+
+
 def _figures(run: Run, record: TrialRecord) -> list[tuple[str, str, str]]:
-    meanings = MEANING | run.header.splits
-    return [(run.title(column), f"{value:.4f}", meanings.get(column, "")) for column, value in record.figures.items()]
+    return [(run.title(column), f"{value:.4f}", meaning(run, column)) for column, value in record.figures.items()]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -31,7 +31,7 @@ from fedprompt.experiments.events import (
 )
 from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.given import NOTHING, Given
-from fedprompt.experiments.intervals import interval_events
+from fedprompt.experiments.intervals import interval_events, row_groups
 from fedprompt.experiments.plan import Plan, Trial
 from fedprompt.experiments.runtimes import RUNTIMES, Prepare
 from fedprompt.experiments.test_sets import UNSHIFTED, TestSet, make_test_sets
@@ -205,7 +205,8 @@ def _train_and_compare(context: RunContext) -> None:
             with _divergence_recorded(context, trial):
                 run_trial(contexts[name], trial)
         context.callbacks.on_step("Comparing the methods")
-        for event in interval_events(context.run.path, read_run(context.run.path)):
+        groups = row_groups(context.experiment.dataset)
+        for event in interval_events(context.run.path, read_run(context.run.path), groups):
             context.run.append(event)
 
 

@@ -1,8 +1,10 @@
 """Bootstrap replicates of accuracy and mean average precision over test images, paired between models.
 
-Legend: N images, C classes, R replicates. Every replicate draws N images with replacement (Efron and Tibshirani, An
-Introduction to the Bootstrap, 1993, chapters 13 and 16). Models whose replicates are drawn with equal generators have
-the same images in each, so the difference of their replicates is a paired comparison.
+Legend: N images in G groups, C classes, R replicates. Every replicate draws N images with replacement (Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 16), or G groups of images that are not independent,
+each with all of its images (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). `groups`
+are numbers [N], by default one per image. Models whose replicates are drawn with equal generators have the same images
+in each, so the difference of their replicates is a paired comparison.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Groups = NDArray[np.int64]
 
 LEVEL = 0.95  # of all intervals
 REPLICATES = 1000
@@ -22,10 +25,12 @@ WORK = 10**8  # sorted scores that the replicates of one model may visit
 CHUNK = 4 * 10**6  # draws that are in memory together
 
 
-def replicate_accuracy(correct: NDArray[np.bool_], *, generator: Generator) -> Floats:
+def replicate_accuracy(correct: NDArray[np.bool_], *, generator: Generator, groups: Groups | None = None) -> Floats:
     """Accuracies [R] of replicates, from which images [N] a model has right; N is at least 1."""
-    draws = _draws(len(correct), REPLICATES, generator)
-    return np.concatenate([correct[drawn].mean(axis=1) for drawn in draws])
+    own = _numbered(groups, len(correct))
+    right, images = np.bincount(own, correct), np.bincount(own)  # [G]
+    draws = _draws(len(images), REPLICATES, generator)
+    return np.concatenate([right[drawn].sum(axis=1) / images[drawn].sum(axis=1) for drawn in draws])
 
 
 def influences(
@@ -46,42 +51,54 @@ def influences(
     return distinct, sums[distinct]
 
 
-def replicate_mean(figure: float, influence: Floats, *, generator: Generator) -> Floats:
+def replicate_mean(figure: float, influence: Floats, *, generator: Generator, groups: Groups | None = None) -> Floats:
     """Replicates [R] of a mean over models from the influences [N] of images that may be in several test sets.
 
     An image that is drawn twice counts twice in each of them. Where all models have the same images, the replicates are
     exactly those of their mean accuracy.
     """
-    draws = _draws(len(influence), REPLICATES, generator)
-    found: Floats = figure + np.concatenate([influence[drawn].sum(axis=1) for drawn in draws])
+    moves = np.bincount(_numbered(groups, len(influence)), influence)  # [G]
+    draws = _draws(len(moves), REPLICATES, generator)
+    found: Floats = figure + np.concatenate([moves[drawn].sum(axis=1) for drawn in draws])
     return found.clip(0.0, 1.0)
 
 
 def replicate_mean_average_precision(
-    scores: NDArray[np.float32], targets: NDArray[np.int8], *, generator: Generator
+    scores: NDArray[np.float32], targets: NDArray[np.int8], *, generator: Generator, groups: Groups | None = None
 ) -> Floats:
     """Mean average precisions [R] of replicates, from scores [N, C] and targets [N, C] in {1, 0, -1 unknown}.
 
     Classes without a positive image in a replicate are left out of its mean. R shrinks with N * C, to 200 at least.
     The replicates are moved so that their mean is the figure itself: an image that is drawn twice ranks beside its own
     copy, which raises the average precision of rare classes in every replicate. They are also spread by the square root
-    of P / (P - 1), meaned over classes with P positives: draws from a sample of P vary by that much less than its kind.
+    of P / (P - 1), meaned over classes with P groups of positives: draws from a sample of P vary by that much less than
+    its kind.
     """
     images, classes = scores.shape
+    own = _numbered(groups, images)
+    size = 1 + int(own.max())
     replicates = int(np.clip(WORK // max(scores.size, 1), FEWEST, REPLICATES))
     order = np.argsort(-scores, axis=0, kind="stable")  # [N, C]
     once = np.ones((images, 1))
-    counts = (_counts(drawn) for drawn in _draws(images, replicates, generator))
+    counts = (_counts(drawn)[own] for drawn in _draws(size, replicates, generator))
     values = np.concatenate([_weighted(drawn, order, targets, classes) for drawn in (once, *counts)])
     figure, drawn = values[0], values[1:]
     known = drawn[~np.isnan(drawn)]
-    positives = (targets == 1).sum(axis=0)
+    positives = np.array([len(np.unique(own[column])) for column in (targets == 1).T])
     some = positives[positives > 0]
     if not len(known) or not len(some):
         return drawn
     spread = np.sqrt(np.mean(some / np.maximum(some - 1, 1)))
     centred: Floats = figure + spread * (drawn - known.mean())
     return centred.clip(0.0, 1.0)
+
+
+def _numbered(groups: Groups | None, images: int) -> Groups:
+    """The groups [N] numbered from 0; every image is one of its own if None."""
+    if groups is None:
+        return np.arange(images)
+    found: Groups = np.unique(groups, return_inverse=True)[1]
+    return found
 
 
 def _draws(images: int, replicates: int, generator: Generator) -> Iterator[NDArray[np.int64]]:

@@ -33,20 +33,23 @@ def _never_right(main: TrialRecord, present: Sequence[ClassDecisions]) -> Iterat
     missed = [one.name for one in present if not one.right]
     never = [one for one in present if not one.predicted]
     if missed:
-        of_them = f", {len(never):,} of them not at all" if 0 < len(never) < len(missed) else ""
+        of_them = (
+            f" ({len(never):,} of them not at all: {first_names([one.name for one in never])})"
+            if 0 < len(never) < len(missed)
+            else ""
+        )
         yield (
-            f"{main.label} never predicts {len(missed):,} of {plural(len(present), 'class')} rightly{of_them}: "
-            f"{first_names(missed)} (see the decisions per class in the report)."
+            f"{main.label} never predicts {len(missed):,} of {plural(len(present), 'class')} rightly: "
+            f"{first_names(missed)}{of_them}; see the decisions per class in the report."
         )
 
 
 def near_duplicates(run: Run) -> Iterator[str]:
-    """How many test images look almost like a training image, or that intervals count images of one name apart."""
+    """How many test images look almost like a training image, or that images of one name are counted together."""
     data, table = run.header.data, run.header.recipe.get("data")
     if isinstance(table, dict) and table.get("names_together"):
         yield (
-            "Files of one name are in the same split, but the intervals take all test images as independent: where "
-            "several show the same, they are too narrow."
+            "Files of one name are in the same split, and the intervals take them together, as they may show the same."
         )
     if data.near_duplicates:
         looks = "image looks" if data.near_duplicates == 1 else "images look"

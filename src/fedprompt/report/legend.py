@@ -21,10 +21,18 @@ MEASURED = {
 }
 
 
+def meaning(run: Run, column: str) -> str:
+    """What a column of results is, "" if that is not known; `test:of1` is a further metric on the images of `test`."""
+    split, _, measure = column.partition(":")
+    images = run.header.splits.get(split) or MEANING.get(split, "")
+    _, text = MEASURED.get(measure.removesuffix(TUNED), ("", ""))
+    return f"{text.format(run.threshold)}; {images}" if text and images else images
+
+
 def legend(run: Run) -> list[tuple[str, str]]:
     """(heading, meaning) of the columns of the results table, of their metrics if there are several, and of uploads."""
     columns = [column for column in run.columns if ":" not in column]
-    found = [(run.title(column), run.header.splits.get(column) or MEANING.get(column, "")) for column in columns]
+    found = [(run.title(column), meaning(run, column)) for column in columns]
     shown = {key.removesuffix(TUNED) for key in (run.header.metric, *run.header.further)} if run.header.further else ()
     found += [(name, text.format(run.threshold)) for key, (name, text) in MEASURED.items() if key in shown]
     if any(trial.bytes_up for trial in run.trials):

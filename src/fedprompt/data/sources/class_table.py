@@ -108,6 +108,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         base=known,
         new=new,
         unseen_domains=unseen_domains,
+        groups=together if names_together else (),
         intake=Intake(
             origins={
                 "images": found.origin,

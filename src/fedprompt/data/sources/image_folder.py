@@ -107,6 +107,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
         base=known,
         new=new,
         unseen_domains=unseen_domains,
+        groups=together if names_together else (),
         intake=Intake(
             origins={
                 "images": f"files below {root}",

@@ -118,13 +118,14 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         raise UserError(f"The table {path} has no labels; add some.")
     source = FileSource(found.root, found.files, window, bands=bands)
     copies = () if rows.splits else source.contents
+    together = with_same_names(copies, found.files) if names_together else copies
     drawn = draw_test_splits(
         found.files,
         found.domains,
         labels=labels.values,
         test_fraction=test_fraction,
         seed=seed,
-        contents=with_same_names(copies, found.files) if names_together else copies,
+        contents=together,
     )
     conditions = path.parent / "conditions.json"
     held_out = tuple(labels.names.index(_known(name, labels.names)) for name in new)
@@ -143,6 +144,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         domains=found.domains,
         base=tuple(label for label in range(len(labels.names)) if label not in held_out),
         new=held_out,
+        groups=together if names_together else (),
         intake=Intake(
             labels=labels.form,
             origins={
