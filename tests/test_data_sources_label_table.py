@@ -35,6 +35,8 @@ def test_columns_are_classes(tmp_path):
 def test_a_list_says_what_is_there_and_the_rest_is_absent(tmp_path, text):
     data = table(tmp_path, "\ufeff" + text)
     assert data.space.names == ("cat", "dog") and data.targets.tolist() == [[1, 1], [0, 0]]
+    said = " ".join(data.intake.warnings)
+    assert "1 of 2 images has an empty cell in 'labels' (the first in line 3): every class counts as absent" in said
 
 
 def test_json_lines_hold_lists_or_marks(tmp_path):

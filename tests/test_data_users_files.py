@@ -669,6 +669,16 @@ def test_a_folder_where_a_table_should_be_is_named(tmp_path, read):
         read(path=tmp_path / "t.csv")
 
 
+def test_a_note_beside_class_folders_is_no_table(tmp_path):
+    images(tmp_path / "photos", "cat", each=2)
+    (tmp_path / "photos/readme.txt").write_text("thanks\n")
+    with pytest.raises(UserError, match=r"photos is a folder; a folder of images is read by: fedprompt run own_folder"):
+        label_table(path=tmp_path / "photos")
+    (tmp_path / "photos/labels.csv").write_text("image,labels\ncat/0.jpg,cat\n")
+    with pytest.raises(UserError, match=r"a table such as labels.csv is read by: fedprompt run own_table"):
+        label_table(path=tmp_path / "photos")
+
+
 def test_images_in_a_coco_folder_may_be_linked_from_elsewhere_on_request_only(tmp_path):
     images(tmp_path / "far", "", each=4)
     (tmp_path / "near/images").mkdir(parents=True)

@@ -66,6 +66,14 @@ def test_the_main_trial_is_compared_with_all_others_and_the_others_with_the_refe
     }
 
 
+def test_trials_of_equal_figures_are_compared_with_each_other_too(folder: Path, finished: Run) -> None:
+    one, two = (trial for trial in finished.trials if trial not in (finished.main, finished.reference))
+    equal = replace(two, scores=one.scores)
+    trials = tuple(equal if trial == two else trial for trial in finished.trials)
+    pairs = {(found.trial, found.against) for found in interval_events(folder, replace(finished, trials=trials), {})}
+    assert (two.name, one.name) in pairs and (one.name, two.name) not in pairs
+
+
 def test_images_that_two_trials_predict_differently_are_counted_from_their_files(folder: Path, finished: Run) -> None:
     counted = [one for one in finished.intervals if one.changed is not None]
     assert {one.column for one in counted} >= {"base", "new"} or {one.column for one in counted} == {

@@ -30,7 +30,7 @@ from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.predictions import read_predictions
 from fedprompt.records.reading import read_run
 from fedprompt.studies.tune import GRID, Wanted, make_tuning
-from fedprompt.studies.tune_results import Result, metric_of, ranked, result_rows, trainable
+from fedprompt.studies.tune_results import Result, metric_of, ranked, remarks, result_rows, trainable
 from fedprompt.studies.tune_rounds import Rounds, plan_rounds, rounds_in
 from fedprompt.studies.tune_run import Tuned
 
@@ -165,6 +165,25 @@ def test_a_rate_is_taken_only_if_the_held_out_images_can_tell_it_from_the_defaul
     assert Result(table, "x", (0.3, 0.2), default=None, sure=False).best == 0
 
 
+def test_methods_that_the_held_out_images_cannot_tell_apart_are_named() -> None:
+    table = SimpleNamespace(title="x")
+    drawn = np.random.default_rng(1).normal(0.3, 0.05, 1000)
+    best, near, far = (
+        Result(table, label, (value,), images=26, drawn=drawn + shift)
+        for label, value, shift in (
+            ("FedVPT", 0.297, np.random.default_rng(2).normal(0, 0.05, 1000)),
+            ("PromptFL", 0.296, 0.0),
+            ("FedOTP", 0.1, -0.3),
+        )
+    )
+    assert remarks([far, near, best], 5) == [
+        "FedVPT has the best value (29.7) and is taken, but with 5 rounds per rate and 26 held-out images it cannot be "
+        "told apart from PromptFL (29.6)."
+    ]
+    assert not remarks([best, far], 5) and not remarks([best], 5)
+    assert not remarks([best, Result(table, "c", (None,), images=26)], 5), "one that diverged is no rival"
+
+
 def test_the_grid_is_a_part_of_those_of_the_comparisons() -> None:
     for name in ("compare_single", "compare_multi"):
         grid = load_recipe(find_recipe(name)).tuning.grid
@@ -284,13 +303,12 @@ def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folde
     assert "the round with the best Base on held-out images" in final.header.protocol
 
 
-@pytest.mark.parametrize(("trains_on_all", "name"), [(True, "Test"), (False, "Base")])
-def test_the_metric_of_a_search_is_named_as_in_runs(trains_on_all: bool, name: str) -> None:
+@pytest.mark.parametrize("trains_on_all", [True, False])
+def test_the_metric_of_a_search_says_among_which_classes_held_out_images_are_scored(trains_on_all: bool) -> None:
     recipe = parse_recipe(RECIPE)
     kind = "" if trains_on_all else "base "
-    assert f"HM (harmonic mean of {name}, among all {kind}classes, and Local, among a client's)" in metric_of(
-        recipe, trains_on_all=trains_on_all
-    )
+    said = metric_of(recipe, trains_on_all=trains_on_all)
+    assert f"HM (harmonic mean of accuracy among all {kind}classes and Local, among a client's)" in said
 
 
 def test_local_of_a_search_is_named_as_in_its_final_run_where_clients_may_predict_all_classes(folder: Path) -> None:
@@ -300,7 +318,7 @@ def test_local_of_a_search_is_named_as_in_its_final_run_where_clients_may_predic
     assert among in meaning
     for text in (said, (folder / "iid" / "tuning.md").read_text()):
         words = " ".join(text.split())
-        assert f"HM (harmonic mean of Base, among all base classes, and Local, {among}; mean over clients" in words
+        assert f"HM (harmonic mean of accuracy among all base classes and Local, {among}; mean over clients" in words
 
 
 @pytest.mark.parametrize(

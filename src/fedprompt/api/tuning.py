@@ -81,8 +81,8 @@ class Tuning:
 
     @property
     def remarks(self) -> Sequence[str]:
-        """A sentence for each method that keeps its default although another point is better, or has equal points."""
-        return self._found.kept_defaults
+        """What the search leaves open: defaults that are kept, equal points, and methods that are equally good."""
+        return self._found.remarks
 
     @property
     def recipe(self) -> Recipe:
@@ -174,7 +174,7 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
         found = search_and_train(
             plan.recipe, wanted, folder, origin=plan.origin, callbacks=listener, command=command, given=given
         )
-        for sentence in found.kept_defaults:
+        for sentence in found.remarks:
             listener.on_message(sentence)
     return Tuning(found, Run(found.final, clip=given.clip, given=given.methods, kept=kept))
 

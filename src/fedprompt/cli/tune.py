@@ -78,7 +78,7 @@ def tune(
         )
     if not quiet:
         _print(tuned)
-        for sentence in tuned.kept_defaults:
+        for sentence in tuned.remarks:
             typer.echo(sentence)
         print_results(tuned.final)
         typer.echo(f"The best again, alone: {tuned.command}")

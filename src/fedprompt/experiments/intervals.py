@@ -66,10 +66,16 @@ def _of_trial(run: Run, replicates: Mapping[str, Columns], trial: TrialRecord) -
 
 
 def _compared(run: Run, trial: TrialRecord) -> list[TrialRecord]:
-    """The trials that a trial is compared with: the reference; the main trial also with all others that train."""
+    """The trials that a trial is compared with: the main one with all others, the others with the reference.
+
+    Also with earlier ones of equal figures, to know whether their predictions are equal too.
+    """
     if trial == run.main:
         return [other for other in run.trials if other != trial]
-    return [run.reference] if run.reference is not None and trial != run.reference else []
+    earlier = run.trials[: run.trials.index(trial)]
+    alike = [other for other in earlier if other.figures == trial.figures and other not in (run.main, run.reference)]
+    first = [run.reference] if run.reference is not None and trial != run.reference else []
+    return [*first, *alike]
 
 
 def _event(

@@ -80,7 +80,9 @@ class TrialEvent(BaseEvent):
     trial: str = Field(description="name of the trial")
     status: Status | None = Field(None, description="`running` at the start; then how the trial ended")
     message: str = Field("", description="why it was interrupted or failed")
-    seconds: float | None = Field(None, description="duration of the trial, at its end")
+    seconds: float | None = Field(
+        None, description="seconds of the trial, at its end; of one that was resumed, those since then"
+    )
     method: str = Field("", description="name of the method")
     idea: str = Field("", description="first line of the method's file: what it is, whose idea")
     texts: str = Field("", description="what its texts or its loss depend on besides the class names")

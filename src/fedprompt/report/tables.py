@@ -91,8 +91,8 @@ def interval_note(run: Run) -> str:
     if not lacking:
         return ""
     return (
-        f"{series(lacking)} {'has' if len(lacking) == 1 else 'have'} no interval: clients answer with a figure, "
-        "not with a prediction per image to draw from."
+        f"{series(lacking)} {'has' if len(lacking) == 1 else 'have'} no interval: only the figure of each client "
+        "is recorded, not its prediction per image to draw from."
     )
 
 

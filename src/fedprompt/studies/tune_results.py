@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import MethodTable, Toml
 from fedprompt.config.tuned import with_tuned
-from fedprompt.errors import UserError, plural, wording
+from fedprompt.errors import UserError, plural, series, wording
 from fedprompt.experiments.intervals import held_out_replicates
 from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.experiments.model_card import LAST as LAST_ROUND
@@ -30,7 +30,7 @@ class Result:
 
     `points` are the settings that were tried. `default` is the point that the recipe has without a search, None if that
     was not tried; `sure` says whether the point with the best value is better than that by more than the held-out
-    images, so many, can tell.
+    images, so many, can tell; `drawn` are replicates [R] of the value at the point that is taken.
     """
 
     table: MethodTable
@@ -40,6 +40,7 @@ class Result:
     default: int | None = None
     sure: bool = True
     images: int = 0
+    drawn: Floats | None = field(default=None, compare=False, repr=False)
 
     @property
     def highest(self) -> int | None:
@@ -109,10 +110,21 @@ def judge(recipe: Recipe, table: MethodTable, label: str, tried: Sequence[Tried]
         default=_default_point(recipe, table, points),
         images=images,
     )
-    if found.default is None or found.highest is None or found.highest == found.default:
+    if found.highest is None:
         return found
-    best, default = replicates(found.highest), replicates(found.default)
-    return replace(found, sure=best is not None and default is not None and interval(best - default)[0] > 0)
+    best = replicates(found.highest)
+    if found.default is None or found.highest == found.default:
+        return replace(found, drawn=best)
+    default = replicates(found.default)
+    sure = best is not None and default is not None and _is_above(best, default)
+    taken = replace(found, sure=sure)
+    return replace(taken, drawn=best if taken.best == found.highest else default)
+
+
+def _is_above(left: Floats, right: Floats) -> bool:
+    """Whether a value is above another one by more than the held-out images can tell, from replicates [R] of both."""
+    count = min(len(left), len(right))
+    return interval(left[:count] - right[:count])[0] > 0
 
 
 def held_out_value(recipe: Recipe, trial: TrialRecord) -> float | None:
@@ -152,9 +164,27 @@ def trainable(results: Sequence[Result]) -> list[Result]:
     return found
 
 
-def kept_defaults(found: Sequence[Result], rounds: int) -> list[str]:
-    """A sentence for each method that keeps its default although another point is better, or has equal points."""
-    return [said for result in found if (said := result.sentence(rounds))]
+def remarks(found: Sequence[Result], rounds: int) -> list[str]:
+    """What a search leaves open: per method why its default is kept or points are equal, then which methods are."""
+    return [*(said for result in found if (said := result.sentence(rounds))), *_methods_alike(found, rounds)]
+
+
+def _methods_alike(found: Sequence[Result], rounds: int) -> Iterator[str]:
+    """A sentence if the best method is not above others by more than the held-out images can tell."""
+    best, *others = ranked(found)
+    if best.best is None or best.drawn is None:
+        return
+    alike = [
+        f"{other.label} ({100 * other.value:.1f})"
+        for other in others
+        if other.best is not None and other.drawn is not None and not _is_above(best.drawn, other.drawn)
+    ]
+    if alike:
+        yield (
+            f"{best.label} has the best value ({100 * best.value:.1f}) and is taken, but with "
+            f"{plural(rounds, 'round')} per rate and {plural(best.images, 'held-out image')} it cannot be told apart "
+            f"from {series(alike)}."
+        )
 
 
 def metric_of(recipe: Recipe, *, trains_on_all: bool, local_among_all: bool = False) -> str:
@@ -169,7 +199,7 @@ def metric_of(recipe: Recipe, *, trains_on_all: bool, local_among_all: bool = Fa
     if metric == METRIC:
         kind = "" if trains_on_all else "base "
         local = f"{AMONG_ALL.format(kind)}; {EQUALLY}" if local_among_all else "among a client's"
-        name += f" (harmonic mean of {title('base')}, among all {kind}classes, and {title('local')}, {local})"
+        name += f" (harmonic mean of accuracy among all {kind}classes and {title('local')}, {local})"
     return f"{name} {'after the last round' if keep == LAST else 'of the best round'}"
 
 

@@ -16,7 +16,7 @@ from fedprompt.records.run_folder import write_atomic
 from fedprompt.studies.sweep import Job, check, run_job
 from fedprompt.studies.tune import Tuning, Wanted, grid_results, make_tuning
 from fedprompt.studies.tune_optuna import require_optuna, search_by_draws
-from fedprompt.studies.tune_results import Result, kept_defaults, markdown, metric_of, result_rows
+from fedprompt.studies.tune_results import Result, markdown, metric_of, remarks, result_rows
 from fedprompt.studies.tune_rounds import Rounds, plan_rounds
 
 
@@ -59,9 +59,9 @@ class Tuned:
         return f"{metric} in percent, not to be compared with that of test images, of which none was scored."
 
     @property
-    def kept_defaults(self) -> Sequence[str]:
-        """A sentence for each method that keeps its default although another point is better, or has equal points."""
-        return kept_defaults(self.results, self.rounds.search)
+    def remarks(self) -> Sequence[str]:
+        """What the search leaves open: defaults that are kept, equal points, and methods that are equally good."""
+        return remarks(self.results, self.rounds.search)
 
     @property
     def command(self) -> str:
@@ -74,8 +74,8 @@ class Tuned:
         if self.command:
             write_atomic(self.tuning.out / "best.toml", self.recipe.to_toml(defaults=False))
             notes["The best"] = f"`{self.command}`"
-        if self.kept_defaults:
-            notes["Defaults"] = " ".join(self.kept_defaults)
+        if self.remarks:
+            notes["Left open"] = " ".join(self.remarks)
         write_atomic(self.tuning.out / "tuning.md", markdown(*result_rows(self.results), notes))
 
 

@@ -32,6 +32,11 @@ def require_image_table(path: Path) -> None:
     require_file(path, _other(path) or f"give the table of images with {data_setting('path', 'FILE')}")
 
 
+def _has_columns(path: Path) -> bool:
+    """Whether a file is a table with a column for images and one for labels, at least; a list or a note is none."""
+    return len(column_names(path)) > 1
+
+
 def _other(path: Path) -> str:
     """What reads a path that is there but not in the form that a source takes; empty if nothing is known to."""
     if is_file(path) and path.suffix.lower() in TABULAR:
@@ -41,7 +46,7 @@ def _other(path: Path) -> str:
         )
     if not is_table(path) and not is_folder(path):
         return ""
-    if is_folder(path) and (tables := sorted(file for file in path.iterdir() if is_table(file))):
+    if is_folder(path) and (tables := sorted(filter(_has_columns, path.iterdir()))):
         path = tables[0]
     kind = "folder of images" if is_folder(path) else f"table such as {path.name}"
     if wording() == "shell":

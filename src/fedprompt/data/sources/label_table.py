@@ -39,7 +39,7 @@ from fedprompt.data.intake.tables import (
 )
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_test_splits, drawn_origin
-from fedprompt.errors import UserError, did_you_mean, series, wording
+from fedprompt.errors import UserError, did_you_mean, plural, series, wording
 from fedprompt.text_files import data_setting, source_setting
 
 FIX = "correct that cell"
@@ -335,7 +335,21 @@ def _label_cells(table: Table, listed: ClassNames | None, mistakes: Mistakes, *,
         rest_value = UNKNOWN if row in marks or named[row] is None else 0
         values.append([own.get(name, rest_value) for name in names])
     form = "objects of names with 1, 0 or null" if len(marks) == len(cells) else column.form
-    return Labels(tuple(names), values, form, column.remarks)
+    return Labels(tuple(names), values, form, (*column.remarks, *_empty_cells(table)))
+
+
+def _empty_cells(table: Table) -> Iterator[str]:
+    """How many cells are empty, which may be images that nobody has labelled yet."""
+    cells = table.column("labels")
+    empty = [line for cell, line in zip(cells, table.lines, strict=True) if isinstance(cell, str) and not cell.strip()]
+    if empty:
+        images = plural(len(cells), "image")
+        has = f"{images} has" if len(empty) == 1 else f"{images} have"
+        yield (
+            f"{table.path}: {len(empty):,} of {has} an empty cell in 'labels' (the first in line {empty[0]}): every "
+            "class counts as absent there, in training and in scores. Leave out the rows of images that are not "
+            "labelled yet."
+        )
 
 
 def _marks(cell: Mapping[str, object], line: int, mistakes: Mistakes) -> dict[str, int]:
