@@ -371,3 +371,50 @@ def test_a_process_of_ray_is_gone_when_nothing_listens(tmp_path: Path, monkeypat
         monkeypatch.setattr(alive, "HEAD_PATIENCE", 0.0)
         assert "its head node at 127.0.0.1:" in watch.reason()
     assert watch.reason() == "its process on this machine is gone"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_actor_that_dies_while_it_is_started_is_replaced(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    made: list[int] = []
+    create = Pool._create
+
+    def dying(pool: Pool, number: int) -> Any:
+        member = create(pool, number)
+        if not made:
+            ray.kill(member.actor)
+        made.append(number)
+        return member
+
+    monkeypatch.setattr(Pool, "_create", dying)
+    warnings: list[str] = []
+    pool = make_pool(warnings, count=count)
+    try:
+        assert made == [*range(count), 0] and sorted(pool.members) == list(range(count))
+        assert len(warnings) == 1 and "An actor died while it was started; another one takes its place (" in warnings[0]
+        assert len(run(on_ray(pool), rounds=1)) == 1
+    finally:
+        pool.close()
+
+
+def test_an_actor_that_dies_again_and_again_while_it_is_started_ends_the_run(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Pool._create
+
+    def dying(pool: Pool, number: int) -> Any:
+        member = create(pool, number)
+        ray.kill(member.actor)
+        return member
+
+    monkeypatch.setattr(Pool, "_create", dying)
+    monkeypatch.setattr(pools, "MOST_DEATHS", 2)
+    with pytest.raises(UserError, match="2 actors died while opening the backbone: "):
+        make_pool([], count=1)
+
+
+def test_a_long_error_of_another_program_is_cut_at_a_sentence() -> None:
+    sentences = "It died. " + "Why it died is long. " * 30
+    assert pools.last_line(RuntimeError(f"first\n{sentences}")).endswith("Why it died is long.")
+    assert len(pools.last_line(RuntimeError("x" * 1000))) < 310

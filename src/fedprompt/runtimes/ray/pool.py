@@ -22,6 +22,7 @@ from fedprompt.runtimes.ray.queues import Costs, Homes, Queues
 
 START_TIMEOUT = 300.0  # seconds in which an actor must have got its place in the cluster
 MOST_DEATHS = 5  # of actors in a row with one item, after which that is taken for the cause
+LONGEST = 300  # characters of another program's error in a message
 OPENING = "opening the backbone"  # the item of an actor that is not ready yet
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, OutOfMemoryError)
 MEMORY_ADVICE = "Give fewer runtime.actors, or a smaller backbone.memory_gb or train.batch_size, and go on from there."
@@ -74,28 +75,39 @@ class Pool:
         self._watch = Watch()
 
     def start(self, count: int) -> None:
-        """Start so many actors; UserError if one cannot start, has other versions or another backbone, or no images."""
+        """Start so many actors; UserError if one has other versions or another backbone, no images, or cannot start.
+
+        One that dies meanwhile is started again, a few times.
+        """
         try:
             started = [self._create(number) for number in range(count)]
             asked = {member.actor.versions.remote(): member for member in started}
             self._wait(asked, all_of_them=True, limit=START_TIMEOUT)
-            for reference, member in asked.items():
-                member.node, found = _get(reference)
-                _check_versions(member.node, found)
+            died = dict(self._greet(asked))
             # The memory of the feature cache is that of a machine, so the actors of one share it.
-            self._memory_share = 1 / max(Counter(member.node for member in started).values())
+            nodes = Counter(member.node for member in started if member.number not in died)
+            self._memory_share = 1 / (max(nodes.values(), default=0) + len(died))
             for member in started:
-                self._open(member)
+                if member.number in died:
+                    self._lose_opening(member, died[member.number])
+                else:
+                    self._open(member)
             while self._opening:
                 (ready,) = self._wait(self._opening)
                 self._admit(ready)
-        except LOST as error:
-            self._watch.require(notice=NOTICE)
-            self.close()
-            raise UserError(f"An actor could not start: {last_line(error)}") from error
         except BaseException:
             self.close()
             raise
+
+    def _greet(self, asked: Mapping[Any, Member]) -> Iterator[tuple[int, Exception]]:
+        """Learn where actors are from the answers about their versions; the numbers of those that died, and of what."""
+        for reference, member in asked.items():
+            try:
+                member.node, found = _get(reference)
+            except LOST as error:
+                yield member.number, error
+            else:
+                _check_versions(member.node, found)
 
     def close(self) -> None:
         """End all actors."""
@@ -185,10 +197,10 @@ class Pool:
         try:
             opened: Opened | UserError = _get(reference)
         except LOST as error:
-            self._lose(_Sent(member, [OPENING], 0.0), error)
+            self._lose_opening(member, error)
             return -1
         if isinstance(opened, UserError):
-            raise UserError(f"On the node {member.node}: {opened}")
+            raise UserError(f"On the node {member.node}: {opened}" if member.node else str(opened))
         member.node, member.process = opened.node, opened.process
         if opened.fingerprint != self._fingerprint:
             raise UserError(
@@ -202,6 +214,10 @@ class Pool:
                 "may differ in their last bits from those of one machine."
             )
         return member.number
+
+    def _lose_opening(self, member: Member, error: Exception) -> None:
+        self.members[member.number] = member
+        self._lose(_Sent(member, [OPENING], 0.0), error)
 
     def _lose(self, one: _Sent, error: Exception) -> bool:
         """Replace an actor that died with these items; False if that was noticed before.
@@ -221,7 +237,10 @@ class Pool:
             "" if self._lost == 1 else f" {self._lost} actors were lost in this run."
         )  # no two warnings are the same
         begun = f"An actor on {member.node} {what}" if member.node else f"An actor {what} while it was started"
-        self._warn(f"{begun}; what it had not finished is done elsewhere ({last_line(error)}).{count}")
+        rest = "what it had not finished is done elsewhere"
+        if one.items == [OPENING]:
+            rest = "the run goes on with the others" if full else "another one takes its place"
+        self._warn(f"{begun}; {rest} ({last_line(error)}).{count}")
         self._deaths.update(one.items)
         item, deaths = self._deaths.most_common(1)[0]
         if deaths >= MOST_DEATHS or (full and not self.members and not self._opening):
@@ -281,6 +300,10 @@ def _no_place(missing: int, count: int) -> UserError:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error that says something, cut short."""
+    """The last line of an error that says something, or as many of its sentences as are short enough."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
+    line = lines[-1] if lines else type(error).__name__
+    if len(line) <= LONGEST:
+        return line
+    sentences, end, _ = line[:LONGEST].rpartition(". ")
+    return f"{sentences}." if end else f"{line[:LONGEST]} ..."
