@@ -24,18 +24,19 @@ from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.problems import scan_images
-from fedprompt.errors import UserError, did_you_mean, option
-from fedprompt.experiments.class_descriptions import check_distinct_texts, cut_texts
+from fedprompt.demo import DEMO, LIMIT
+from fedprompt.errors import UserError, did_you_mean, option, plural
+from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.plan import FindMethod, bind_method
 from fedprompt.experiments.prediction_notes import (
     figure_sentences,
     label_notes,
-    threshold_sentence,
     trained_on_sentence,
 )
-from fedprompt.experiments.predictions import GIVEN, UNFITTED, Predictions, decide, evaluate, match
+from fedprompt.experiments.prediction_thresholds import choose_thresholds
+from fedprompt.experiments.predictions import GIVEN, Predictions, decide, evaluate, match
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
@@ -46,7 +47,7 @@ from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent, TrialEvent
 from fedprompt.records.output_folder import FINAL, final_folder, resuming, searching
-from fedprompt.records.reading import Run, trial_label
+from fedprompt.records.reading import Run, TrialRecord, trial_label
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.report.page import title
@@ -98,16 +99,49 @@ def unknown_trial(name: str, known: Collection[str], place: str = "") -> str:
     return f"The run{place} has no trial {name!r}{did_you_mean(name, known)} (its trials are {names})."
 
 
-def introduction(adapter: Adapter) -> tuple[str, ...]:
+def introduction(adapter: Adapter, classes: Sequence[str] = ()) -> tuple[str, ...]:
     """Which method of a run an adapter is of, its figure and rounds, and which other has a higher figure.
 
-    Of an adapter outside a run, only the method.
+    Then what it was trained on and, if `classes` are others than the adapter's, that its figure is not of these; then
+    what the embedded CLIP does not know. Of an adapter outside a run, only the method and the last.
     """
-    run = _run_with(adapter)
-    trial = next((one for one in run.trials if one.name == adapter.folder.name), None) if run else None
-    if run is None or trial is None:
-        return (f"{label_of(adapter)}, from the adapter {adapter.folder}.",)
-    return tuple(introduced(run, trial))
+    if (found := _trial_of(adapter)) is None:
+        return (f"{label_of(adapter)}, from the adapter {adapter.folder}.", *_limits(adapter))
+    run, trial = found
+    return (*introduced(run, trial), *figure_scope(adapter, classes), *_training(run), *_limits(adapter))
+
+
+def introduction_on_page(adapter: Adapter, classes: Sequence[str] = ()) -> list[str]:
+    """The same without a path of this machine."""
+    return [said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter, classes)]
+
+
+def _trial_of(adapter: Adapter) -> tuple[Run, TrialRecord] | None:
+    """The run in whose folder an adapter lies, and its trial there."""
+    if (run := _run_with(adapter)) is None:
+        return None
+    return next(((run, trial) for trial in run.trials if trial.name == adapter.folder.name), None)
+
+
+def _training(run: Run) -> Iterator[str]:
+    held = run.header.partition
+    if held is not None and (images := sum(map(held.images, range(len(held.clients))))):
+        yield f"The clients hold {plural(images, 'training image')} of {plural(len(held.classes), 'class')}."
+
+
+def figure_scope(adapter: Adapter, classes: Sequence[str]) -> Iterator[str]:
+    """That the figures of an adapter's run are of other classes than these, if they are."""
+    own, found = adapter.space.names, _trial_of(adapter)
+    if found is not None and found[1].figures and classes and set(classes) != set(own):
+        yield (
+            f"Figures of the run are among its {plural(len(own), 'class')} and do not hold for a choice among the "
+            f"{plural(len(classes), 'class')} given here."
+        )
+
+
+def _limits(adapter: Adapter) -> Iterator[str]:
+    if adapter.card.base_model_name_or_path == DEMO:
+        yield LIMIT
 
 
 def _run_with(adapter: Adapter) -> Run | None:
@@ -212,7 +246,8 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
     unreadable = (*given.unusable, *(one for batch in batches for one in batch.unreadable))
     source = every.take([row for batch in batches for row in batch.rows])
     logits = torch.cat([batch.logits for batch in batches])  # [N, C]
-    limits = thresholds(adapter, space)
+    chosen = choose_thresholds(adapter, (method, clip), Images(source, tuple(range(len(source)))), space)
+    limits = chosen.values
     matched = None if labels is None else match(labels, source.files, unread=[one.path for one in unreadable])
     found = Predictions(
         decide(source.names, logits, space, limits, matched.targets if matched else None),
@@ -221,11 +256,12 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
         tuple(source.files),
         method=adapter.card.method,
         thresholds=tuple(limits.tolist()) if space.kind == "multi" else (),
+        threshold_sentence=chosen.sentence,
         unreadable=unreadable,
         left_out=given.left_out,
         matched=matched,
         evaluation=None if matched is None else evaluate(source, logits, space, limits, matched),
-        warnings=cut_texts(clip, [space]),
+        warnings=candidate_warnings(clip, space),
     )
     found = replace(found, trained_on=count_trained_on(adapter, found))
     if request.page is not None:
@@ -270,12 +306,6 @@ def _training_files_of(table: Mapping[str, Any]) -> list[str]:
     return [str(source.root / source.files[row]) for row in found.rows(split="train").tolist()]
 
 
-def thresholds(adapter: Adapter, space: LabelSpace) -> Tensor:
-    """[C] the probabilities from which labels are present: the adapter's own, `UNFITTED` for a label without one."""
-    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
-    return torch.tensor([fitted.get(name, UNFITTED) for name in space.names])
-
-
 def _write_page(
     page: Path, adapter: Adapter, trained: tuple[Method, Clip], source: FileSource, found: Predictions
 ) -> None:
@@ -311,16 +341,19 @@ def _write_page(
 
 def _page_notes(adapter: Adapter, found: Predictions) -> Iterator[str]:
     """Which model predicted, its figures with given labels, and what to know about them; no path of this machine."""
-    yield from (said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter))
+    yield from (
+        said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter, found.space.names)
+    )
     if run := _run_with(adapter):
         place = adapter.folder.absolute().parent.parent
         yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."
-    if said := threshold_sentence(adapter, found.space):
-        yield said
+    if found.threshold_sentence:
+        yield found.threshold_sentence
     yield from figure_sentences(found)
     yield from label_notes(found)
     if said := trained_on_sentence(found):
         yield said
+    yield from found.warnings
 
 
 @dataclass(frozen=True)
