@@ -47,7 +47,7 @@ from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent, TrialEvent
 from fedprompt.records.output_folder import FINAL, final_folder, resuming, searching
-from fedprompt.records.reading import Run, TrialRecord, trial_label
+from fedprompt.records.reading import Run, trial_label
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.report.page import title
@@ -99,49 +99,37 @@ def unknown_trial(name: str, known: Collection[str], place: str = "") -> str:
     return f"The run{place} has no trial {name!r}{did_you_mean(name, known)} (its trials are {names})."
 
 
-def introduction(adapter: Adapter, classes: Sequence[str] = ()) -> tuple[str, ...]:
+def introduction(adapter: Adapter, *, others: bool = False) -> Iterator[str]:
     """Which method of a run an adapter is of, its figure and rounds, and which other has a higher figure.
 
-    Then what it was trained on and, if `classes` are others than the adapter's, that its figure is not of these; then
-    what the embedded CLIP does not know. Of an adapter outside a run, only the method and the last.
+    With `others`, other classes than the adapter's are or may be given, of which the figures are not. Of an adapter
+    outside a run, only the method.
     """
-    if (found := _trial_of(adapter)) is None:
-        return (f"{label_of(adapter)}, from the adapter {adapter.folder}.", *_limits(adapter))
-    run, trial = found
-    return (*introduced(run, trial), *figure_scope(adapter, classes), *_training(run), *_limits(adapter))
+    run = _run_with(adapter)
+    trial = next((one for one in run.trials if one.name == adapter.folder.name), None) if run else None
+    if run is None or trial is None:
+        yield f"{label_of(adapter)}, from the adapter {adapter.folder}."
+        return
+    yield from introduced(run, trial)
+    if others and trial.figures:
+        own = plural(len(adapter.space), "class")
+        yield f"Figures of the run are of its own {own} and do not hold for a choice among others."
 
 
-def introduction_on_page(adapter: Adapter, classes: Sequence[str] = ()) -> list[str]:
-    """The same without a path of this machine."""
-    return [said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter, classes)]
-
-
-def _trial_of(adapter: Adapter) -> tuple[Run, TrialRecord] | None:
-    """The run in whose folder an adapter lies, and its trial there."""
-    if (run := _run_with(adapter)) is None:
-        return None
-    return next(((run, trial) for trial in run.trials if trial.name == adapter.folder.name), None)
-
-
-def _training(run: Run) -> Iterator[str]:
-    held = run.header.partition
+def introduction_on_page(adapter: Adapter, *, others: bool) -> Iterator[str]:
+    """The same without a path of this machine; on how many images it was trained, and what its CLIP does not know."""
+    yield from (said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter, others=others))
+    run = _run_with(adapter)
+    held = run.header.partition if run else None
     if held is not None and (images := sum(map(held.images, range(len(held.clients))))):
         yield f"The clients hold {plural(images, 'training image')} of {plural(len(held.classes), 'class')}."
-
-
-def figure_scope(adapter: Adapter, classes: Sequence[str]) -> Iterator[str]:
-    """That the figures of an adapter's run are of other classes than these, if they are."""
-    own, found = adapter.space.names, _trial_of(adapter)
-    if found is not None and found[1].figures and classes and set(classes) != set(own):
-        yield (
-            f"Figures of the run are among its {plural(len(own), 'class')} and do not hold for a choice among the "
-            f"{plural(len(classes), 'class')} given here."
-        )
-
-
-def _limits(adapter: Adapter) -> Iterator[str]:
     if adapter.card.base_model_name_or_path == DEMO:
         yield LIMIT
+
+
+def gives_others(adapter: Adapter, classes: Sequence[str]) -> bool:
+    """Whether candidates are given that are not the adapter's own classes."""
+    return bool(classes) and set(classes) != set(adapter.space.names)
 
 
 def _run_with(adapter: Adapter) -> Run | None:
@@ -341,9 +329,7 @@ def _write_page(
 
 def _page_notes(adapter: Adapter, found: Predictions) -> Iterator[str]:
     """Which model predicted, its figures with given labels, and what to know about them; no path of this machine."""
-    yield from (
-        said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter, found.space.names)
-    )
+    yield from introduction_on_page(adapter, others=gives_others(adapter, found.space.names))
     if run := _run_with(adapter):
         place = adapter.folder.absolute().parent.parent
         yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."

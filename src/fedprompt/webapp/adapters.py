@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +18,6 @@ from fedprompt.errors import UserError, plural
 from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
 from fedprompt.experiments.predict import (
     candidates,
-    figure_scope,
     introduction_on_page,
     open_adapter,
     restore,
@@ -94,8 +94,9 @@ class Adapters:
 
     @property
     def about(self) -> tuple[str, ...]:
-        """What `introduction_on_page` says of every adapter, each sentence once."""
-        return tuple(dict.fromkeys(said for one in self.opened[1:] for said in introduction_on_page(one.files)))
+        """What is said of every adapter, each sentence once."""
+        said = (introduction_on_page(one.files, others=True) for one in self.opened[1:])
+        return tuple(dict.fromkeys(chain.from_iterable(said)))
 
     @property
     def markers(self) -> list[tuple[str, str]]:
@@ -110,7 +111,8 @@ class Adapters:
         check_classes(classes)
         image = decode(name, content=content)
         with self.lock:  # one image at a time: more would take memory and be no quicker
-            images, picture, notes = Images(MemorySource((image,)), (0,)), png(image), [*self._scopes(classes)]
+            images, picture = Images(MemorySource((image,)), (0,)), png(image)
+            notes = [] if classes else list(self._own_classes())
             found = []
             for one in self.opened:
                 event, said = _recognised(one, images, classes)
@@ -120,16 +122,13 @@ class Adapters:
             count = len(classes) or len(self.classes)
             return prediction_cards(found, self.markers, classes=count, notes=list(dict.fromkeys(notes)))
 
-    def _scopes(self, classes: Sequence[str]) -> Iterator[str]:
-        """Among what is chosen if nothing is typed, or else that figures are of other classes."""
+    def _own_classes(self) -> Iterator[str]:
+        """Among what each adapter chooses if nothing is typed."""
         for one in self.opened[1:]:
-            if classes:
-                yield from figure_scope(one.files, classes)
-            else:
-                own = one.files.space.names
-                more = f" and {len(own) - SHOWN_CLASSES:,} more" if len(own) > SHOWN_CLASSES else ""
-                listed = ", ".join(own[:SHOWN_CLASSES])
-                yield f"No class is typed, so {one.name} chooses among its {plural(len(own), 'class')}: {listed}{more}."
+            own = one.files.space.names
+            more = f" and {len(own) - SHOWN_CLASSES:,} more" if len(own) > SHOWN_CLASSES else ""
+            listed = ", ".join(own[:SHOWN_CLASSES])
+            yield f"No class is typed, so {one.name} chooses among its {plural(len(own), 'class')}: {listed}{more}."
 
 
 def _recognised(one: Opened, images: Images, classes: Sequence[str]) -> tuple[SampleEvent, list[str]]:
