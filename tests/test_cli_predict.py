@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from fedprompt.cli.main import app
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.sources.image_folder import image_folder
+from fedprompt.demo import LIMIT
 from fedprompt.demo.emoji import emoji
 from fedprompt.demo.scenes import scenes
 from fedprompt.experiments import predict as prediction
@@ -347,7 +348,8 @@ def test_the_page_says_the_name_of_every_image_its_label_the_figures_the_model_a
     below = ["true: horse", "true: cow", "", "", "", ""]
     assert cards == 2 * [(f"{number}.png", f"{number}.png", text) for number, text in enumerate(below)]  # maps too
     notes = re.findall(r"<p>(.*?)</p>", re.search(r'<div class="verdict">(.*?)</div>', html)[1])
-    model, run_name, figures = notes[:3]
+    model, run_name, held, limit, figures = notes[:5]
+    assert held == "The clients hold 60 training images of 60 classes." and limit == LIMIT
     assert re.fullmatch(r"FedMVP, (HM|Base) [\d.]+%, round 1 of 1\.", model) and model in said
     assert run_name == f"From the run run: {read_run(run).header.title}."
     assert re.fullmatch(r"Of 2 images with a given label: accuracy [\d.]+%, macro F1 [\d.]+%\.", figures)

@@ -230,7 +230,7 @@ def test_the_page_says_what_the_report_says_of_each_adapter(folder: Path, tmp_pa
         *introduced(run, next(trial for trial in run.trials if trial.name == "fedmvp")),
         "Figures of the run are of its own 120 classes and do not hold for a choice among others.",
     )
-    assert "The clients hold 240 training images of 120 classes." in about and about[-1] == LIMIT
+    assert "The clients hold 120 training images of 60 classes." in about and about[-1] == LIMIT
     outside = shutil.copytree(folder / "adapters" / "promptfl", tmp_path / "given")
     assert Adapters.open([outside], backbone=None).about == ("PromptFL, from the adapter given.", LIMIT)
 
@@ -241,7 +241,7 @@ def test_the_page_shows_what_it_knows_of_the_adapters(place: str, adapters: Adap
 
 
 def test_among_what_is_chosen_is_said_if_no_class_or_one_is_typed(place: str, adapters: Adapters) -> None:
-    text = unescape(ask(place, png(), classes=" , ").text)
+    text = unescape(adapters.cards(png(), "a.png", ()))
     listed = ", ".join(adapters.classes[:SHOWN_CLASSES])
     assert f"No class is typed, so PromptFL chooses among its 120 classes: {listed} and 100 more." in text
     said = "The only class is 'cat', so every image has it with 100%; give two classes at least."

@@ -117,9 +117,12 @@ def introduction(adapter: Adapter, *, others: bool = False) -> Iterator[str]:
 
 
 def introduction_on_page(adapter: Adapter, *, others: bool) -> Iterator[str]:
-    """The same without a path of this machine; on how many images it was trained, and what its CLIP does not know."""
+    """The same without a path of this machine; then the run, its training images, and what its CLIP does not know."""
     yield from (said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter, others=others))
     run = _run_with(adapter)
+    if run is not None:
+        place = adapter.folder.absolute().parent.parent
+        yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."
     held = run.header.partition if run else None
     if held is not None and (images := sum(map(held.images, range(len(held.clients))))):
         yield f"The clients hold {plural(images, 'training image')} of {plural(len(held.classes), 'class')}."
@@ -330,9 +333,6 @@ def _write_page(
 def _page_notes(adapter: Adapter, found: Predictions) -> Iterator[str]:
     """Which model predicted, its figures with given labels, and what to know about them; no path of this machine."""
     yield from introduction_on_page(adapter, others=gives_others(adapter, found.space.names))
-    if run := _run_with(adapter):
-        place = adapter.folder.absolute().parent.parent
-        yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."
     if found.threshold_sentence:
         yield found.threshold_sentence
     yield from figure_sentences(found)
