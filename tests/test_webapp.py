@@ -230,7 +230,8 @@ def test_the_page_says_what_the_report_says_of_each_adapter(folder: Path, tmp_pa
         *introduced(run, next(trial for trial in run.trials if trial.name == "fedmvp")),
         "Figures of the run are of its own 120 classes and do not hold for a choice among others.",
     )
-    assert "The clients hold 120 training images of 60 classes." in about and about[-1] == LIMIT
+    images = sum(map(run.header.partition.images, range(2)))
+    assert f"The clients hold {images:,} training images of 60 classes." in about and about[-1] == LIMIT
     outside = shutil.copytree(folder / "adapters" / "promptfl", tmp_path / "given")
     assert Adapters.open([outside], backbone=None).about == ("PromptFL, from the adapter given.", LIMIT)
 
