@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,38 @@ def test_many_labels_have_thresholds(clip: fp.Clip, tmp_path: Path) -> None:
     assert limit is not None and predicted.present is not None
     assert torch.equal(predicted.present, predicted.probabilities >= torch.tensor(limit[0]))
     assert list(predicted.to_pandas()["labels"]) == predicted.labels
+    assert repr(predicted) == f"Predictions of 1 image: {' + '.join(predicted.labels[0]) or 'none of the labels'}"
+    assert repr(predicted).partition(": ")[2] in predicted._repr_html_()
+
+
+def test_a_threshold_that_was_fitted_among_other_classes_is_not_used_and_warned_of(clip: fp.Clip) -> None:
+    data = tiny_dataset("multi")
+    run = fp.train("fedmpt", clip, data, fp.partition(data, "iid", clients=2), **QUIET)
+    adapter, image = run.adapter(), data.source.open(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapter.predict(image)
+        adapter.predict(image, classes=adapter.classes[::-1])
+    with pytest.warns(UserWarning, match=r"present from 50\.0%; the threshold .* one among the \d+ classes"):
+        predicted = adapter.predict(image, classes=adapter.classes[:3])
+    assert predicted.present is not None
+    assert torch.equal(predicted.present, predicted.probabilities >= 0.5)
+
+
+def test_one_class_alone_is_warned_of(run: fp.Run) -> None:
+    with pytest.warns(UserWarning, match="The only class is 'cat', so every image has it with 100%"):
+        run.adapter().predict(pixels(0), classes=["cat"])
+
+
+def test_an_adapter_is_saved_to_a_new_folder_or_refused_in_a_sentence(run: fp.Run, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("x")
+    for place in (tmp_path / "a.png" / "x", Path("/proc/zz")):
+        with pytest.raises(fp.UserError, match=r"The folder .* cannot be made \(.*\); give another\."):
+            run.adapter().save(place)
+    with pytest.raises(fp.UserError, match="exists already; give a folder that does not"):
+        run.adapter().save(tmp_path / "a.png")
+    assert run.adapter().save(tmp_path / "new" / "mine").is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "new"]
 
 
 def test_a_method_and_a_rule_of_ones_own_are_trained(clip: fp.Clip, data: fp.Dataset, tmp_path: Path) -> None:

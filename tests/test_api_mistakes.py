@@ -61,7 +61,7 @@ DATA: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "one missing image": (
         lambda: fp.load_dataset([("/nowhere/a.png", "a")]),
-        "The image /nowhere/a.png does not exist.",
+        "The image /nowhere/a.png does not exist; give the path of an image file.",
     ),
     "a share": (lambda: fp.partition(tiny_dataset(), "iid", held_out=2), "`held_out` is 2; give a share of at least 0"),
     "a device": (lambda: fp.load_clip(device="gpu"), "There is no device 'gpu'; did you mean 'cpu'?"),

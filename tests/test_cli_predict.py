@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -16,15 +17,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fedprompt.cli.main import app
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.sources.image_folder import image_folder
+from fedprompt.demo import LIMIT
 from fedprompt.demo.emoji import emoji
 from fedprompt.demo.scenes import scenes
 from fedprompt.experiments import predict as prediction
+from fedprompt.experiments.predict import open_adapter
 from fedprompt.experiments.sample_images import png
+from fedprompt.records.adapter import save_adapter
 from fedprompt.records.events import MistakesEvent, SampleEvent, TrialEvent
 from fedprompt.records.reading import read_run
 from fedprompt.report import predictions_page
@@ -166,8 +171,9 @@ def test_an_image_that_cannot_be_read_has_a_row_with_its_error_in_every_file_and
 def test_the_three_files_hold_the_same_predictions(run: Path, images: Path, tmp_path: Path) -> None:
     files = {form: tmp_path / f"out.{form}" for form in ("csv", "parquet", "jsonl")}
     options = [word for form, path in files.items() for word in (f"--{form}", path)]
-    first, *said = call("predict", run, images, "--classes", "dog, cat,tree", *options).splitlines()
+    first, scope, *said = call("predict", run, images, "--classes", "dog, cat,tree", *options).splitlines()
     assert re.fullmatch(r"FedMVP, HM [\d.]+%, round 1 of 1\.|FedMVP, Base [\d.]+%, round 1 of 1\.", first)
+    assert scope == "Figures of the run are of its own 120 classes and do not hold for a choice among others."
     assert said == [f"Written: {path} (6 images)" for path in files.values()]
     with files["csv"].open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -232,7 +238,7 @@ def test_images_that_the_adapter_was_trained_on_are_counted_wherever_they_lie(tm
         (tmp_path / f"{split}.csv").write_text("\n".join(lines), encoding="utf-8")
         given = ("--labels", tmp_path / f"{split}.csv", "--page", tmp_path / "page.html")
         said = call("predict", run, tmp_path / split, *given)
-        caution = "2 of 2 images with a given label are training images of the adapter's own run"
+        caution = "2 of 2 images with a given label are training images of the adapter's own run, so these figures may "
         assert (caution in said) == expected
         assert (caution in unescape((tmp_path / "page.html").read_text(encoding="utf-8"))) == expected
 
@@ -266,7 +272,8 @@ def test_an_image_whose_label_is_no_class_is_named_and_left_out_of_the_figures(
         "images/0.png ('hrose'; did you mean 'horse'?), images/2.png ('zzz')."
     )
     assert left_out in said and left_out in unescape(page.read_text("utf-8"))
-    assert "Of 1 image with a given label" in said and "Images without a label in the table: 3." in said
+    figures = "Of 1 image with a given label that is a class of the model (2 others with one that is none): accuracy "
+    assert figures in said and "Images without a label in the table: 3." in said
     assert [row["truth"] for row in csv.DictReader(out.read_text().splitlines())] == ["hrose", "cow", "zzz", "", "", ""]
     table.write_text("image,label\nimages/0.png,hrose\n", encoding="utf-8")
     assert "There are no figures, since no image" in call("predict", run, images, "--labels", table, code=1)
@@ -341,7 +348,8 @@ def test_the_page_says_the_name_of_every_image_its_label_the_figures_the_model_a
     below = ["true: horse", "true: cow", "", "", "", ""]
     assert cards == 2 * [(f"{number}.png", f"{number}.png", text) for number, text in enumerate(below)]  # maps too
     notes = re.findall(r"<p>(.*?)</p>", re.search(r'<div class="verdict">(.*?)</div>', html)[1])
-    model, run_name, figures = notes[:3]
+    model, run_name, held, limit, figures = notes[:5]
+    assert held == "The clients hold 60 training images of 60 classes." and limit == LIMIT
     assert re.fullmatch(r"FedMVP, (HM|Base) [\d.]+%, round 1 of 1\.", model) and model in said
     assert run_name == f"From the run run: {read_run(run).header.title}."
     assert re.fullmatch(r"Of 2 images with a given label: accuracy [\d.]+%, macro F1 [\d.]+%\.", figures)
@@ -458,12 +466,45 @@ def test_the_threshold_from_which_labels_are_present_is_said_and_in_the_files(mu
     assert f"{sentence}.\n" in call(*words, "--csv", out)
     assert [row["threshold"] for row in csv.DictReader(out.read_text().splitlines())] == ["0.193"]
     assert f"{sentence}." in page.read_text("utf-8")
-    said = call(*words, "--classes", f"{names[0]},robot", "--csv", out)
-    assert f"{sentence}; 1 label without a fitted threshold from 50.0%." in said
+    assert f"{sentence}." in call(*words, "--classes", ",".join(reversed(names))), "the same classes in another order"
+
+
+def test_a_threshold_holds_among_other_classes_where_the_probabilities_of_its_labels_stay_the_same(
+    multi: Path, tmp_path: Path
+) -> None:
+    scenes(train=1, test=1, seed=3).source.open(0).save(tmp_path / "0.png")
+    out, page = tmp_path / "out.csv", tmp_path / "page.html"
+    trained = open_adapter(multi)
+    (first, *_), count = trained.card.class_names, len(trained.card.class_names)
+    card = replace(trained.card, thresholds=(0.193,) * count)
+    tensors = load_file(trained.folder / "adapter_model.safetensors")
+    save_adapter(tmp_path / "fedmpt", card, tensors, space=trained.space, files={})
+    untrained = replace(card, method="zeroshot", params={})
+    save_adapter(tmp_path / "zeroshot", untrained, {}, space=trained.space, files={})
+    words = (tmp_path / "0.png", "--classes", f"{first},robot")
+    cards = {name: ("predict", tmp_path / name, *words) for name in ("fedmpt", "zeroshot")}
+    said = call(*cards["zeroshot"], "--csv", out)  # a sigmoid per class
+    assert "present from 19.3%, fitted on training images; 1 label without a fitted threshold from 50.0%." in said
     (row,) = csv.DictReader(out.read_text().splitlines())
-    assert (row[f"threshold of {names[0]}"], row["threshold of robot"]) == ("0.193", "0.5") and "threshold" not in row
-    (shown,) = json.loads(output(*words, "--classes", f"{names[0]},robot", "--json"))
-    assert shown["threshold"] == {names[0]: 0.193, "robot": 0.5}
+    assert (row[f"threshold of {first}"], row["threshold of robot"]) == ("0.193", "0.5") and "threshold" not in row
+    (shown,) = json.loads(output(*cards["zeroshot"], "--json"))
+    assert shown["threshold"] == {first: 0.193, "robot": 0.5}
+    sentence = (  # shares among the candidates
+        "A label counts as present from 50.0%; the threshold that was fitted on training images, 19.3%, is one among "
+        f"the {count} classes of the adapter, and with other classes these probabilities change."
+    )
+    assert sentence in call(*cards["fedmpt"], "--csv", out, "--page", page)
+    assert sentence in page.read_text("utf-8")
+    (row,) = csv.DictReader(out.read_text().splitlines())
+    assert row["threshold"] == "0.5"
+    present = [name for name in (first, "robot") if float(row[f"probability of {name}"]) >= 0.5]
+    assert row["predicted"] == "; ".join(present)
+
+
+def test_one_class_alone_is_said_to_be_certain_of_every_image(run: Path, images: Path, tmp_path: Path) -> None:
+    sentence = "The only class is 'dog', so every image has it with 100%; give two classes at least."
+    assert sentence in call("predict", run, images, "--classes", "dog", "--page", tmp_path / "page.html")
+    assert sentence in unescape((tmp_path / "page.html").read_text("utf-8"))
 
 
 def test_predict_names_another_method_that_scored_surely_higher(run: Path, tmp_path: Path) -> None:

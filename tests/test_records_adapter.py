@@ -148,6 +148,18 @@ def test_a_forged_header_is_refused(tmp_path: Path, head: dict[str, object]) -> 
             load_tensors(adapter, STATE, fingerprint=FINGERPRINT)
 
 
+def test_changed_bytes_of_the_weights_are_refused_by_their_hash_if_there_is_one(tmp_path: Path) -> None:
+    written(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(
+        UserError, match=r"adapter_model\.safetensors is damaged \(its SHA-256 .*copy the adapter again"
+    ):
+        load_adapter(tmp_path)
+    rewrite(tmp_path, weights_sha256=None)  # as in adapters of earlier versions
+    assert load_adapter(tmp_path).card.weights_sha256 is None
+
+
 def test_another_backbone_is_refused(tmp_path: Path) -> None:
     adapter = written(tmp_path)
     with pytest.raises(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,13 @@ from websockets.sync.client import connect
 import fedprompt as fp
 from fedprompt.cli.main import app as command_line
 from fedprompt.data import image_formats
+from fedprompt.demo import LIMIT
 from fedprompt.errors import UserError
 from fedprompt.report import read_run
 from fedprompt.report.figures import markers_of
 from fedprompt.report.style import MAIN, REFERENCE
-from fedprompt.webapp.adapters import Adapters
+from fedprompt.report.verdict import introduced
+from fedprompt.webapp.adapters import SHOWN_CLASSES, Adapters
 from fedprompt.webapp.server import MOST_BYTES, Address, make_app
 from test_report_browser import CHROMIUM, FLAGS
 
@@ -217,6 +221,45 @@ def test_two_adapters_of_one_method_have_names_of_their_own(folder: Path) -> Non
     place = folder / "adapters" / "promptfl"
     names = [one.name for one in Adapters.open([place, place], backbone=None).opened]
     assert names == ["Zero-shot CLIP", "PromptFL", "PromptFL (promptfl)"] and len(set(names)) == 3
+
+
+def test_the_page_says_what_the_report_says_of_each_adapter(folder: Path, tmp_path: Path) -> None:
+    about = Adapters.open([folder], backbone=None).about
+    run = read_run(folder)
+    assert about[:2] == (
+        *introduced(run, next(trial for trial in run.trials if trial.name == "fedmvp")),
+        "Figures of the run are of its own 120 classes and do not hold for a choice among others.",
+    )
+    images = sum(map(run.header.partition.images, range(2)))
+    assert f"The clients hold {images:,} training images of 60 classes." in about and about[-1] == LIMIT
+    outside = shutil.copytree(folder / "adapters" / "promptfl", tmp_path / "given")
+    assert Adapters.open([outside], backbone=None).about == ("PromptFL, from the adapter given.", LIMIT)
+
+
+def test_the_page_shows_what_it_knows_of_the_adapters(place: str, adapters: Adapters) -> None:
+    text = unescape(httpx.get(place).text)
+    assert adapters.about and all(said in text for said in adapters.about)
+
+
+def test_among_what_is_chosen_is_said_if_no_class_or_one_is_typed(place: str, adapters: Adapters) -> None:
+    text = unescape(adapters.cards(png(), "a.png", ()))
+    listed = ", ".join(adapters.classes[:SHOWN_CLASSES])
+    assert f"No class is typed, so PromptFL chooses among its 120 classes: {listed} and 100 more." in text
+    said = "The only class is 'cat', so every image has it with 100%; give two classes at least."
+    assert unescape(ask(place, png(), classes="cat").text).count(said) == 1
+    assert "No class is typed" not in ask(place, png()).text and "The only class" not in ask(place, png()).text
+
+
+def test_every_card_of_several_labels_has_the_threshold_of_its_own_method(tmp_path: Path) -> None:
+    data = fp.load_dataset("scenes", train=6, test=1)
+    clients = fp.partition(data, "iid", clients=2)
+    run = fp.train("fedmpt", fp.load_clip(), data, clients, rounds=1, out=tmp_path / "run", progress=False)
+    opened = Adapters.open([run.folder], backbone=None)
+    own = unescape(opened.cards(png(), "a.png", ()))
+    assert re.search(r"FedMPT: A label counts as present from [\d.]+%, fitted on training images\.", own)
+    assert "Zero-shot CLIP: A label counts as present from 50.0%; no threshold was fitted for these classes." in own
+    other = unescape(opened.cards(png(), "a.png", opened.classes[:3]))
+    assert "FedMPT: A label counts as present from 50.0%; the threshold that was fitted on training images" in other
 
 
 class Browser:

@@ -25,7 +25,7 @@ from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import is_path_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural, worded
-from fedprompt.experiments.class_descriptions import check_distinct_texts, cut_texts
+from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
 from fedprompt.experiments.predict import (
     candidates,
     find_unreadable,
@@ -33,12 +33,12 @@ from fedprompt.experiments.predict import (
     open_adapter,
     restore,
     run_of,
-    thresholds,
 )
+from fedprompt.experiments.prediction_thresholds import choose_thresholds
 from fedprompt.experiments.sample_images import png
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
-from fedprompt.file_system import is_file
+from fedprompt.file_system import is_file, new_folder
 from fedprompt.methods.base import Method
 from fedprompt.records import adapter as adapter_files
 
@@ -62,8 +62,8 @@ class Predictions:
     """Predictions for B images over C classes.
 
     `probabilities` [B, C] sum to one per image (single-label) or are one per label; `present` [B, C] says which labels
-    are at or above the adapter's decision threshold (multi-label only). `unreadable` maps the names of images that
-    were left out to the reason.
+    are at or above the decision threshold (multi-label only): the adapter's own, or 0.5 where that does not hold.
+    `unreadable` maps the names of images that were left out to the reason.
     """
 
     classes: tuple[str, ...]
@@ -86,7 +86,10 @@ class Predictions:
         """The most probable class per image or, with many labels, the present ones."""
         if self.present is None:
             return [self.classes[label] for label in self.probabilities.argmax(dim=1).tolist()]
-        return [[self.classes[label] for label in row.nonzero().flatten().tolist()] for row in self.present]
+        return [self._chosen(row) for row in self.present]
+
+    def _chosen(self, present: Tensor) -> list[str]:
+        return [self.classes[label] for label in present.nonzero().flatten().tolist()]
 
     def top(self, count: int = TOP) -> list[list[tuple[str, float]]]:
         """Per image the `count` most probable classes with their probabilities, best first; UserError below one."""
@@ -106,13 +109,21 @@ class Predictions:
         return table
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{best[0][0]} {100 * best[0][1]:.0f}%" for best in self.top(1)[:SHOWN])
+        shown = ", ".join(self._in_words(row) for row in range(min(len(self), SHOWN)))
         return f"Predictions of {plural(len(self), 'image')}: {shown}{', ...' if len(self) > SHOWN else ''}"
+
+    def _in_words(self, row: int) -> str:
+        """The decided label with its probability, "bird 91%"; of several the names, "bird + fish"."""
+        if self.present is not None:
+            return " + ".join(self._chosen(self.present[row])) or "none of the labels"
+        value, label = self.probabilities[row].max(dim=0)
+        return f"{self.classes[int(label)]} {100 * value:.0f}%"
 
     def _repr_html_(self) -> str:
         cells = []
         for row, best in enumerate(self.top(3)[:SHOWN]):
-            lines = "<br>".join(f"{escape(name)} {100 * value:.0f}%" for name, value in best)
+            decided = [] if self.present is None else [f"<b>{escape(self._in_words(row))}</b>"]
+            lines = "<br>".join([*decided, *(f"{escape(name)} {100 * value:.0f}%" for name, value in best)])
             shown = "" if self.images is None else f'<img src="data:image/png;base64,{png(self.images.decode(row))}">'
             cells.append(
                 f'<figure style="display:inline-block;margin:6px;font:12px sans-serif">{shown}<br>{lines}</figure>'
@@ -285,7 +296,8 @@ class Adapter:
         With `on_error="skip"`, files that cannot be read are left out of the result, listed in its `unreadable`, and
         warned of; with "raise" they are a UserError. By default those of a folder, a pattern or a table are skipped,
         and one image or a sequence, whose rows the result keeps, raises. Raises UserError too if there is no image, or
-        none that can be read, and for class names that cannot be told apart; warns of one that is too long to be read.
+        none that can be read, and for class names that cannot be told apart. Warns of a name that is too long to be
+        read, of one class alone, and of labels whose fitted decision threshold does not hold among `classes`.
         """
         skips = _skips(on_error, images)
         given = _given_images(images, skips=skips)
@@ -294,7 +306,7 @@ class Adapter:
         if attributes and "attributes" not in method.reads:
             raise UserError(f"{self.method} reads no attributes, so they would change nothing; leave `attributes` out.")
         check_distinct_texts(clip, space)
-        for sentence in cut_texts(clip, [space]):
+        for sentence in candidate_warnings(clip, space):
             warnings.warn(sentence, stacklevel=3)
         try:
             logits = _logits(given, method, clip, space)
@@ -306,12 +318,16 @@ class Adapter:
             logits = _logits(given, method, clip, space)
         _warn_of(given)
         probabilities = class_probabilities(logits, space.kind)
+        shown_images = Images(given.source, tuple(range(len(given.source))))
+        limits = choose_thresholds(self._files, (method, clip), shown_images, space)
+        if not limits.fitted:
+            warnings.warn(limits.sentence, stacklevel=3)
         return Predictions(
             space.names,
             given.names,
             probabilities,
-            None if space.kind == "single" else probabilities >= thresholds(self._files, space),
-            Images(given.source, tuple(range(len(given.source)))),
+            None if space.kind == "single" else probabilities >= limits.values,
+            shown_images,
             {one.name: one.error for one in given.unreadable},
         )
 
@@ -326,13 +342,12 @@ class Adapter:
         return candidates(self._files, names, attributes=attributes)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Copy the adapter to a folder, which must not exist."""
+        """Copy the adapter to a folder; UserError if it exists or cannot be made."""
         target = as_path(folder, "folder")
-        if target.exists():
+        if os.path.lexists(target):
             raise UserError(f"{target} exists already; give a folder that does not.")
-        fresh = target.with_name(f"{target.name}.new")
-        shutil.copytree(self.folder, fresh)
-        fresh.rename(target)
+        with new_folder(target) as fresh:
+            shutil.copytree(self.folder, fresh, dirs_exist_ok=True)
         return target
 
     def push_to_hub(

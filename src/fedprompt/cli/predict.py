@@ -68,17 +68,17 @@ def predict(
     _check_outputs(files, page, as_json=as_json)
     _check_inputs(adapter, images, labels)
     from fedprompt.api.progress import counting, plain_console
-    from fedprompt.experiments.predict import Request, candidates, introduction, open_adapter, predict_files
-    from fedprompt.experiments.prediction_notes import threshold_sentence as threshold
+    from fedprompt.experiments.predict import Request, gives_others, introduction, open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
     request = Request(images, classes=names, labels=labels, page=page, backbone=backbone)
     opened = open_adapter(adapter, trial=trial, trusted=trust_code or ())
-    said = threshold(opened, candidates(opened, names))
-    for sentence in (*introduction(opened), *([said] if said else [])):
+    for sentence in introduction(opened, others=gives_others(opened, names)):
         typer.echo(sentence, err=True)
     with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
         found = predict_files(opened, request, on_step=on_step)
+    if found.threshold_sentence:
+        typer.echo(found.threshold_sentence, err=True)
     _write(found, files)
     if as_json:
         typer.echo(json_text(list(_objects(found)), indent=2, ascii_only=False))

@@ -92,8 +92,11 @@ def _file_source(paths: Sequence[Path]) -> FileSource:
     if wrong := [path for path in paths if not is_file(path)]:
         first = f"{wrong[0]} {obstacle(wrong[0], 'file')}"
         if len(paths) == 1:
-            raise UserError(f"The image {first}.")
-        raise UserError(f"Of {len(paths):,} images {len(wrong):,} cannot be opened, for example {first}.")
+            raise UserError(f"The image {first}; give the path of an image file.")
+        raise UserError(
+            f"Of {len(paths):,} images {len(wrong):,} cannot be opened, for example {first}; correct their "
+            "paths, or leave them out."
+        )
     root = Path(os.path.commonpath([path.parent for path in paths]))
     return FileSource(root, tuple(path.relative_to(root).as_posix() for path in paths))
 

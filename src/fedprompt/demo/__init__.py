@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 DEMO = "demo"  # the name of the embedded CLIP in recipes
+LIMIT = "The embedded demo CLIP was trained on emoji and knows neither photographs nor most other drawings."
 SOURCES = ("emoji", "scenes")  # whose images are drawn on demand
 
 

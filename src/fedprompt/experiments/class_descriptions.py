@@ -293,6 +293,13 @@ def cut_texts(clip: Clip, spaces: Sequence[LabelSpace]) -> tuple[str, ...]:
     )
 
 
+def candidate_warnings(clip: Clip, space: LabelSpace) -> tuple[str, ...]:
+    """What to know about the candidates of a prediction: texts that are cut, and one class alone."""
+    alone = len(space) == 1 and space.kind == "single"
+    said = f"The only class is {_cut(space.names[0])}, so every image has it with 100%; give two classes at least."
+    return (*cut_texts(clip, [space]), *([said] if alone else []))
+
+
 def _cut(text: str) -> str:
     """A text in quotes, cut to what a message can show."""
     return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")

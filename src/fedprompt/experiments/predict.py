@@ -24,18 +24,19 @@ from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.problems import scan_images
-from fedprompt.errors import UserError, did_you_mean, option
-from fedprompt.experiments.class_descriptions import check_distinct_texts, cut_texts
+from fedprompt.demo import DEMO, LIMIT
+from fedprompt.errors import UserError, did_you_mean, option, plural
+from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.plan import FindMethod, bind_method
 from fedprompt.experiments.prediction_notes import (
     figure_sentences,
     label_notes,
-    threshold_sentence,
     trained_on_sentence,
 )
-from fedprompt.experiments.predictions import GIVEN, UNFITTED, Predictions, decide, evaluate, match
+from fedprompt.experiments.prediction_thresholds import choose_thresholds
+from fedprompt.experiments.predictions import GIVEN, Predictions, decide, evaluate, match
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
@@ -98,16 +99,40 @@ def unknown_trial(name: str, known: Collection[str], place: str = "") -> str:
     return f"The run{place} has no trial {name!r}{did_you_mean(name, known)} (its trials are {names})."
 
 
-def introduction(adapter: Adapter) -> tuple[str, ...]:
+def introduction(adapter: Adapter, *, others: bool = False) -> Iterator[str]:
     """Which method of a run an adapter is of, its figure and rounds, and which other has a higher figure.
 
-    Of an adapter outside a run, only the method.
+    With `others`, other classes than the adapter's are or may be given, of which the figures are not. Of an adapter
+    outside a run, only the method.
     """
     run = _run_with(adapter)
     trial = next((one for one in run.trials if one.name == adapter.folder.name), None) if run else None
     if run is None or trial is None:
-        return (f"{label_of(adapter)}, from the adapter {adapter.folder}.",)
-    return tuple(introduced(run, trial))
+        yield f"{label_of(adapter)}, from the adapter {adapter.folder}."
+        return
+    yield from introduced(run, trial)
+    if others and trial.figures:
+        own = plural(len(adapter.space), "class")
+        yield f"Figures of the run are of its own {own} and do not hold for a choice among others."
+
+
+def introduction_on_page(adapter: Adapter, *, others: bool) -> Iterator[str]:
+    """The same without a path of this machine; then the run, its training images, and what its CLIP does not know."""
+    yield from (said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter, others=others))
+    run = _run_with(adapter)
+    if run is not None:
+        place = adapter.folder.absolute().parent.parent
+        yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."
+    held = run.header.partition if run else None
+    if held is not None and (images := sum(map(held.images, range(len(held.clients))))):
+        yield f"The clients hold {plural(images, 'training image')} of {plural(len(held.classes), 'class')}."
+    if adapter.card.base_model_name_or_path == DEMO:
+        yield LIMIT
+
+
+def gives_others(adapter: Adapter, classes: Sequence[str]) -> bool:
+    """Whether candidates are given that are not the adapter's own classes."""
+    return bool(classes) and set(classes) != set(adapter.space.names)
 
 
 def _run_with(adapter: Adapter) -> Run | None:
@@ -212,7 +237,8 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
     unreadable = (*given.unusable, *(one for batch in batches for one in batch.unreadable))
     source = every.take([row for batch in batches for row in batch.rows])
     logits = torch.cat([batch.logits for batch in batches])  # [N, C]
-    limits = thresholds(adapter, space)
+    chosen = choose_thresholds(adapter, (method, clip), Images(source, tuple(range(len(source)))), space)
+    limits = chosen.values
     matched = None if labels is None else match(labels, source.files, unread=[one.path for one in unreadable])
     found = Predictions(
         decide(source.names, logits, space, limits, matched.targets if matched else None),
@@ -221,11 +247,12 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
         tuple(source.files),
         method=adapter.card.method,
         thresholds=tuple(limits.tolist()) if space.kind == "multi" else (),
+        threshold_sentence=chosen.sentence,
         unreadable=unreadable,
         left_out=given.left_out,
         matched=matched,
         evaluation=None if matched is None else evaluate(source, logits, space, limits, matched),
-        warnings=cut_texts(clip, [space]),
+        warnings=candidate_warnings(clip, space),
     )
     found = replace(found, trained_on=count_trained_on(adapter, found))
     if request.page is not None:
@@ -270,12 +297,6 @@ def _training_files_of(table: Mapping[str, Any]) -> list[str]:
     return [str(source.root / source.files[row]) for row in found.rows(split="train").tolist()]
 
 
-def thresholds(adapter: Adapter, space: LabelSpace) -> Tensor:
-    """[C] the probabilities from which labels are present: the adapter's own, `UNFITTED` for a label without one."""
-    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
-    return torch.tensor([fitted.get(name, UNFITTED) for name in space.names])
-
-
 def _write_page(
     page: Path, adapter: Adapter, trained: tuple[Method, Clip], source: FileSource, found: Predictions
 ) -> None:
@@ -311,16 +332,14 @@ def _write_page(
 
 def _page_notes(adapter: Adapter, found: Predictions) -> Iterator[str]:
     """Which model predicted, its figures with given labels, and what to know about them; no path of this machine."""
-    yield from (said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter))
-    if run := _run_with(adapter):
-        place = adapter.folder.absolute().parent.parent
-        yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."
-    if said := threshold_sentence(adapter, found.space):
-        yield said
+    yield from introduction_on_page(adapter, others=gives_others(adapter, found.space.names))
+    if found.threshold_sentence:
+        yield found.threshold_sentence
     yield from figure_sentences(found)
     yield from label_notes(found)
     if said := trained_on_sentence(found):
         yield said
+    yield from found.warnings
 
 
 @dataclass(frozen=True)

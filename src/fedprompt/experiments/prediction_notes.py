@@ -1,4 +1,4 @@
-"""Sentences about predictions, for the terminal and the page: thresholds, figures with given labels, and cautions."""
+"""Sentences about predictions, for the terminal and the page: figures with given labels, and cautions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import did_you_mean, plural
-from fedprompt.experiments.predictions import UNFITTED, Prediction, Predictions
-from fedprompt.records.adapter import Adapter
+from fedprompt.experiments.predictions import Prediction, Predictions
 
 SHOWN_FOREIGN = 20  # images with labels of other classes that are named
 FIGURES = {
@@ -16,29 +15,17 @@ FIGURES = {
 }
 
 
-def threshold_sentence(adapter: Adapter, space: LabelSpace) -> str:
-    """From which probability on a label counts as present, and where that is from; "" for single-label data."""
-    if space.kind == "single":
-        return ""
-    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
-    own = [fitted[name] for name in space.names if name in fitted]
-    if not own:
-        return f"A label counts as present from {100 * UNFITTED:.1f}%; no threshold was fitted for these classes."
-    low, high = (f"{100 * value:.1f}%" for value in (min(own), max(own)))
-    span = low if low == high else f"its own threshold, {low} to {high}"
-    rest = len(space) - len(own)
-    others = f"; {plural(rest, 'label')} without a fitted threshold from {100 * UNFITTED:.1f}%" if rest else ""
-    return f"A label counts as present from {span}, fitted on training images{others}."
-
-
 def trained_on_sentence(found: Predictions) -> str:
-    """That figures are too high, as images were trained on; empty without figures or such images."""
+    """That figures may be too high, as images were trained on; empty without figures or such images.
+
+    Their labels need not be those that the run trained with, so it is not sure.
+    """
     if not found.trained_on or found.evaluation is None:
         return ""
     are = "is a training image" if found.trained_on == 1 else "are training images"
     return (
-        f"{found.trained_on:,} of {plural(found.evaluation.mistakes.images, 'image')} with a given label {are} of the "
-        "adapter's own run, so these figures are too high; those of its test images are in the report of the run."
+        f"{found.trained_on:,} of {_tested(found, found.evaluation.mistakes.images)} {are} of the "
+        "adapter's own run, so these figures may be too high; those of its test images are in the report of the run."
     )
 
 
@@ -50,11 +37,17 @@ def figure_sentences(found: Predictions) -> Iterator[str]:
         return
     mistakes, figures, kind = found.evaluation.mistakes, found.evaluation.score.figures, found.space.kind
     said = ", ".join(f"{name} {100 * figures[key]:.1f}%" for key, name in FIGURES[kind].items())
-    yield f"Of {plural(mistakes.images, 'image')} with a given label: {said}."
+    others = f" ({plural(len(found.foreign), 'other')} with one that is none)" if found.foreign else ""
+    yield f"Of {_tested(found, mistakes.images)}{others}: {said}."
     if absent := sum(one.predicted > 0 and not one.images for one in mistakes.classes):
         macro = "CF1" if kind == "multi" else "macro F1"
         were = "class was" if absent == 1 else "classes were"
         yield f"{absent:,} {were} predicted that no image has; {macro} counts each as 0."
+
+
+def _tested(found: Predictions, images: int) -> str:
+    """The images that figures are made of."""
+    return f"{plural(images, 'image')} with a given label{' that is a class of the model' if found.foreign else ''}"
 
 
 def label_notes(found: Predictions) -> Iterator[str]:

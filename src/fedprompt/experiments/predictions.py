@@ -27,7 +27,6 @@ from fedprompt.records.events import MistakesEvent
 from fedprompt.text_files import json_text
 
 GIVEN = "given labels"  # the name of the images that have one, as that of a test set
-UNFITTED = 0.5  # the decision threshold of a label without a fitted one
 BETWEEN = "; "  # labels of an image in one cell; no class name has a semicolon
 
 Cell = str | float | bool | list[str] | None
@@ -65,10 +64,11 @@ class Predictions:
     """The predictions of images over the classes of `space` by a method, with all probabilities [N, C].
 
     `files` are the paths that the images have. `thresholds` are the probabilities per class from which a label is
-    present (multi-label only). `unreadable` images have no prediction; `left_out` counts files by the reason why they
-    were left out, and `trained_on` images with given labels that the adapter's run trained on. `matched` are the given
-    labels; None if the user gave no table of them. `evaluation` is None too if no image has a label that is a class.
-    `warnings` are sentences on class names that the backbone does not read to the end.
+    present (multi-label only), of which `threshold_sentence` says where they are from. `unreadable` images have no
+    prediction; `left_out` counts files by the reason why they were left out, and `trained_on` images with given labels
+    that the adapter's run trained on. `matched` are the given labels; None if the user gave no table of them.
+    `evaluation` is None too if no image has a label that is a class.
+    `warnings` are sentences on the candidates: names that the backbone does not read to the end, and one class alone.
     """
 
     images: tuple[Prediction, ...]
@@ -77,6 +77,7 @@ class Predictions:
     files: tuple[str, ...]
     method: str = ""
     thresholds: tuple[float, ...] = ()
+    threshold_sentence: str = ""
     unreadable: tuple[Unreadable, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     matched: Matched | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,7 +17,7 @@ from torch import Tensor
 import fedprompt
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError, option
-from fedprompt.file_system import read_bytes, require_file
+from fedprompt.file_system import open_file, read_bytes, too_large
 from fedprompt.records.event_fields import table_value
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.text_files import json_text, load_json
@@ -31,6 +32,8 @@ MOST_KEYS = 200_000
 LARGEST_HEADER = 1 << 20
 MOST_CLASSES = 50_000  # ImageNet has 21,841
 WEIGHTS = "adapter_model.safetensors"
+LARGEST_WEIGHTS = 1 << 32  # bytes of that file, all of which are read for its hash
+COPY_AGAIN = "copy the adapter again"
 
 Value = TypeVar("Value")
 Text = Annotated[str, Field(max_length=2000)]
@@ -56,6 +59,7 @@ class AdapterCard:
     )
     image_policy: str = "RGB; EXIF orientation applied; 16-bit scaled, never clipped; alpha over white"
     dtype: str = "float32"
+    weights_sha256: str | None = None  # of the file of tensors; None in adapters of earlier versions
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,16 @@ def save_adapter(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in shared.items()}
-    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    weights = save(tensors, metadata={"format": "pt"})
+    write_atomic(folder / WEIGHTS, weights)
     descriptions = DescriptionsFile(card.class_names, card.templates, dict(space.attributes), space.conditions)
     write_atomic(folder / "attributes.json", to_json(asdict(descriptions)))
     for name, content in files.items():
         write_atomic(folder / name, content)
-    write_atomic(folder / "adapter_config.json", to_json(asdict(card)))
+    write_atomic(
+        folder / "adapter_config.json",
+        to_json(asdict(replace(card, weights_sha256=hashlib.sha256(weights).hexdigest()))),
+    )
 
 
 def to_json(value: object) -> str:
@@ -112,7 +120,8 @@ def to_json(value: object) -> str:
 def load_adapter(folder: Path) -> Adapter:
     """Read an adapter without its tensors; UserError if it is missing, damaged, or of another library or format.
 
-    Of the tensors only the header of their file is read; `check_tensors` compares it with what the method has.
+    The bytes of the tensors are those that were written, by their hash, if the adapter has one; `check_tensors`
+    compares the header of their file with what the method has.
     """
     card = _read(folder / "adapter_config.json", AdapterCard)
     if card.library_name != "fedprompt" or card.format_version != FORMAT:
@@ -122,27 +131,43 @@ def load_adapter(folder: Path) -> Adapter:
         )
     descriptions = _read(folder / "attributes.json", DescriptionsFile)
     if card.task not in KINDS or not card.templates:
-        raise UserError(f"{folder / 'adapter_config.json'} names no known task or no template; copy the adapter again.")
+        raise UserError(f"{folder / 'adapter_config.json'} names no known task or no template; {COPY_AGAIN}.")
     space = LabelSpace(
         card.class_names, KINDS[card.task], card.templates[0], descriptions.attributes, descriptions.conditions
     )
     adapter = Adapter(folder, card, space)
     with _opened(adapter):
+        _check_hash(adapter)
         return adapter
 
 
 def _read(path: Path, form: type[Value]) -> Value:
     """Read JSON of limited size into a dataclass and check its types."""
-    fix = "copy the adapter again"
     content = read_bytes(path, "give an adapter folder or a run folder", most=LARGEST_JSON)
     try:
         return TypeAdapter(form).validate_python(load_json(content, most_keys=MOST_KEYS))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the file"
-        raise UserError(f"{path} is damaged ({place}: {first['msg']}); {fix}.") from error
+        raise UserError(f"{path} is damaged ({place}: {first['msg']}); {COPY_AGAIN}.") from error
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {fix}.") from error
+        raise UserError(f"{path} is damaged ({error}); {COPY_AGAIN}.") from error
+
+
+def _check_hash(adapter: Adapter) -> None:
+    """UserError unless the file of tensors has the hash that was written with it; an adapter may have none."""
+    if adapter.card.weights_sha256 is None:
+        return
+    path = adapter.folder / WEIGHTS
+    if path.stat().st_size > LARGEST_WEIGHTS:
+        raise UserError(too_large(path, LARGEST_WEIGHTS, COPY_AGAIN))
+    with open_file(path, COPY_AGAIN) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != adapter.card.weights_sha256:
+        raise UserError(
+            f"{path} is damaged (its SHA-256 is {found[:12]}, not {adapter.card.weights_sha256[:12]} as in "
+            f"adapter_config.json); {COPY_AGAIN}."
+        )
 
 
 def check_tensors(adapter: Adapter, expected: Mapping[str, Tensor]) -> None:
@@ -160,16 +185,15 @@ def check_tensors(adapter: Adapter, expected: Mapping[str, Tensor]) -> None:
 def _opened(adapter: Adapter) -> Iterator[Any]:
     """The file of tensors, of which the header is read; UserError if it is none or cannot be read."""
     path = adapter.folder / WEIGHTS
-    require_file(path, "copy the adapter again")
     try:
-        with path.open("rb") as file:
+        with open_file(path, COPY_AGAIN) as file:
             header = int.from_bytes(file.read(8), "little")
         if header > LARGEST_HEADER:
-            raise UserError(f"{path} cannot be read (it is no safetensors file); copy the adapter again.")
+            raise UserError(f"{path} cannot be read (it is no safetensors file); {COPY_AGAIN}.")
         with safe_open(path, framework="pt") as opened:
             yield opened
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); copy the adapter again.") from error
+        raise UserError(f"{path} cannot be read ({error}); {COPY_AGAIN}.") from error
 
 
 def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprint: str) -> dict[str, Tensor]:
@@ -192,9 +216,7 @@ def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprin
 def _check_size(path: Path, expected: Mapping[str, Tensor]) -> None:
     largest = LARGEST_HEADER + sum(8 * tensor.numel() for tensor in expected.values())
     if path.stat().st_size > largest:
-        raise UserError(
-            f"{path} has {path.stat().st_size} bytes and its method holds at most {largest}; copy the adapter again."
-        )
+        raise UserError(f"{path} has {path.stat().st_size} bytes and its method holds at most {largest}; {COPY_AGAIN}.")
 
 
 def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, Tensor]) -> None:

@@ -84,11 +84,16 @@ def predictions_page(
 
 
 def prediction_cards(
-    recognised: Sequence[tuple[TrialEvent, SampleEvent]], markers: Sequence[tuple[str, str]], *, classes: int
+    recognised: Sequence[tuple[TrialEvent, SampleEvent]],
+    markers: Sequence[tuple[str, str]],
+    *,
+    classes: int,
+    notes: Sequence[str] = (),
 ) -> str:
     """What methods, side by side, recognise in one image, as a fragment of HTML with the maps of each.
 
     `markers` are their colours and marks, and `classes` is the number of candidates, of which the best are shown.
+    `notes` are sentences that hold for every image.
     """
     trials = tuple(TrialRecord(about, (), (), (sample,)) for about, sample in recognised)
     run = Run(HeaderEvent(main=trials[-1].name), trials, None)
@@ -98,15 +103,19 @@ def prediction_cards(
         marks={one.name: (VARIABLES[colour], mark) for one, (colour, mark) in zip(trials, markers, strict=True)},
         shown=max((len(sample.top) for _, sample in recognised), default=0),
         classes=classes,
+        notes=notes,
         samples=sample_images(run),
         attention=[(label, sample) for label, one in alone for sample in attention_maps(one)],
         explanations=[(label, sample) for label, one in alone for sample in label_explanations(one)],
     )
 
 
-def app_page(names: Sequence[str], classes: Sequence[str], *, nonce: str) -> str:
-    """The page of the web app: images are dropped, and what the server answers is shown; `nonce` allows its script."""
-    return _template("app.html.j2").render(names=names, classes=classes, nonce=nonce)
+def app_page(names: Sequence[str], classes: Sequence[str], *, about: Sequence[str] = (), nonce: str) -> str:
+    """The page of the web app: images are dropped, and what the server answers is shown; `nonce` allows its script.
+
+    `about` are sentences on the adapters.
+    """
+    return _template("app.html.j2").render(names=names, classes=classes, about=about, nonce=nonce)
 
 
 def _template(name: str) -> Template:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Self
-
-import torch
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.image_formats import decode
 from fedprompt.data.images import Images
 from fedprompt.data.in_memory import MemorySource
 from fedprompt.data.labels import LabelSpace
-from fedprompt.errors import UserError
-from fedprompt.experiments.class_descriptions import check_distinct_texts
-from fedprompt.experiments.predict import candidates, open_adapter, restore, run_of, thresholds
+from fedprompt.errors import UserError, plural
+from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
+from fedprompt.experiments.predict import (
+    candidates,
+    introduction_on_page,
+    open_adapter,
+    restore,
+    run_of,
+)
+from fedprompt.experiments.prediction_thresholds import Thresholds, choose_thresholds
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
@@ -34,6 +40,7 @@ from fedprompt.report.style import REFERENCE
 
 MOST_CLASSES = 1_000
 LONGEST_NAME = 200  # letters of a class name
+SHOWN_CLASSES = 20  # names in the sentence on what is chosen among if nothing is typed
 
 
 @dataclass(frozen=True)
@@ -76,13 +83,20 @@ class Adapters:
             found.append(Opened(_label(one, method, found), method.eval(), clip, one, _marker(place, trial)))
         first = found[0]
         reference = ZeroShot(first.clip).eval()
-        zero_shot = Opened(_title(reference), reference, first.clip, first.files, (REFERENCE, "|"))
+        unfitted = replace(first.files, card=replace(first.files.card, thresholds=None))  # they are of the adapter
+        zero_shot = Opened(_title(reference), reference, first.clip, unfitted, (REFERENCE, "|"))
         return cls((zero_shot, *found))
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes of the first adapter, which the page proposes."""
         return self.opened[0].files.space.names
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """What is said of every adapter, each sentence once."""
+        said = (introduction_on_page(one.files, others=True) for one in self.opened[1:])
+        return tuple(dict.fromkeys(chain.from_iterable(said)))
 
     @property
     def markers(self) -> list[tuple[str, str]]:
@@ -97,35 +111,43 @@ class Adapters:
         check_classes(classes)
         image = decode(name, content=content)
         with self.lock:  # one image at a time: more would take memory and be no quicker
-            found = list(self._recognised(MemorySource((image,)), png(image), name, classes))
+            images, picture = Images(MemorySource((image,)), (0,)), png(image)
+            notes = [] if classes else list(self._own_classes())
+            found = []
+            for one in self.opened:
+                event, said = _recognised(one, images, classes)
+                about = TrialEvent(trial=one.name, method=one.name, idea=method_summary(type(one.method)))
+                found.append((about, event.model_copy(update={"picture": picture, "name": name})))
+                notes += said
             count = len(classes) or len(self.classes)
-            return prediction_cards(found, self.markers, classes=count)
+            return prediction_cards(found, self.markers, classes=count, notes=list(dict.fromkeys(notes)))
 
-    def _recognised(
-        self, source: MemorySource, picture: str, name: str, classes: Sequence[str]
-    ) -> Iterator[tuple[TrialEvent, SampleEvent]]:
-        images = Images(source, (0,))
-        for one in self.opened:
-            space = candidates(one.files, classes)
-            check_distinct_texts(one.clip, space)
-            summary = method_summary(type(one.method))
-            event = SampleEvent(
-                trial=one.name,
-                sample="0",
-                picture=picture,
-                decided=_decided(one, images, space),
-                **{**recognise(one.method, one.clip, images, space), "name": name},
-            )
-            yield TrialEvent(trial=one.name, method=one.name, idea=summary), event
+    def _own_classes(self) -> Iterator[str]:
+        """Among what each adapter chooses if nothing is typed."""
+        for one in self.opened[1:]:
+            own = one.files.space.names
+            more = f" and {len(own) - SHOWN_CLASSES:,} more" if len(own) > SHOWN_CLASSES else ""
+            listed = ", ".join(own[:SHOWN_CLASSES])
+            yield f"No class is typed, so {one.name} chooses among its {plural(len(own), 'class')}: {listed}{more}."
 
 
-@torch.no_grad()
-def _decided(one: Opened, images: Images, space: LabelSpace) -> tuple[str, ...] | None:
+def _recognised(one: Opened, images: Images, classes: Sequence[str]) -> tuple[SampleEvent, list[str]]:
+    """What an adapter recognises in an image, and sentences on its candidates and decisions."""
+    space = candidates(one.files, classes)
+    check_distinct_texts(one.clip, space)
+    limits = choose_thresholds(one.files, (one.method, one.clip), images, space)
+    found = recognise(one.method, one.clip, images, space)
+    event = SampleEvent(trial=one.name, sample="0", decided=_decided(one, images, space, limits), **found)
+    said = [f"{one.name}: {limits.sentence}"] if limits.sentence else []
+    return event, [*candidate_warnings(one.clip, space), *said]
+
+
+def _decided(one: Opened, images: Images, space: LabelSpace, limits: Thresholds) -> tuple[str, ...] | None:
     """The labels from the decision thresholds on; None with one label per image."""
     if space.kind == "single":
         return None
     probabilities = class_probabilities(predict(one.method, one.clip, images, space)[0], space.kind)  # [C]
-    present = probabilities >= thresholds(one.files, space)
+    present = probabilities >= limits.values
     return tuple(space.names[label] for label in present.nonzero().flatten().tolist())
 
 

@@ -80,7 +80,9 @@ def make_app(adapters: Adapters, address: Address) -> Starlette:
     async def page(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
         names = [one.name for one in adapters.opened]
-        return HTMLResponse(app_page(names, adapters.classes, nonce=nonce), headers=_headers(nonce))
+        return HTMLResponse(
+            app_page(names, adapters.classes, about=adapters.about, nonce=nonce), headers=_headers(nonce)
+        )
 
     async def classify(request: Request) -> Response:
         try:
