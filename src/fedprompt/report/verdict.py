@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
+from fedprompt.demo import LIMIT
 from fedprompt.errors import plural
 from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.ops.metrics import harmonic_mean
@@ -229,7 +230,7 @@ def _unknown_images(run: Run, column: str) -> Iterator[str]:
             f"{run.reference.label if run.reference else name} covers the chance level."
         )
     if _is_foreign(run, column):
-        yield "The embedded demo CLIP was trained on emoji and knows neither photographs nor most other drawings."
+        yield LIMIT
 
 
 def _is_foreign(run: Run, column: str) -> bool:
