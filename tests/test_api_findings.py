@@ -109,7 +109,7 @@ def test_a_class_takes_the_place_of_the_name_where_there_is_no_keyword_for_it(fo
     clip, data, clients = objects()
     with pytest.raises(fp.UserError, match=r"There is no method 'promptlf'.*its class in place of the name") as error:
         fp.train("promptlf", clip, data, clients, progress=False)
-    assert "as in train(promptlf, ...)" in str(error.value) and "method=" not in str(error.value)
+    assert "or the class promptlf itself, without quotes" in str(error.value) and "method=" not in str(error.value)
 
 
 def test_the_call_that_goes_on_has_the_class_of_a_method_of_ones_own(folder: Path, tmp_path: Path) -> None:
