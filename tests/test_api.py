@@ -219,7 +219,12 @@ class Interrupting(fp.Callback):
 
 
 def test_ctrl_c_keeps_the_last_finished_round_and_the_run_can_go_on(
-    run: fp.Run, clip: fp.Clip, data: fp.Dataset, clients: fp.Clients, tmp_path: Path
+    run: fp.Run,
+    clip: fp.Clip,
+    data: fp.Dataset,
+    clients: fp.Clients,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     table, out = {"name": "promptfl", "n_ctx": 2, "init": ""}, tmp_path / "run"
     stopped = fp.train(
@@ -231,8 +236,9 @@ def test_ctrl_c_keeps_the_last_finished_round_and_the_run_can_go_on(
         out=out,
         callbacks=Interrupting("PromptFL", 2),
         compare=["zeroshot"],
-        **QUIET,
     )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Interrupted; PromptFL is scored after round 1. zeroshot has not begun. Go on: fp.resume(" in said
     assert not stopped.finished and list(stopped.rounds["round"]) == [1] and stopped.report().path.is_file()
     scores = stopped.scores.query("trial == 'promptfl'")
     assert set(scores["test_set"]) == {"local", "base", "new", "unseen"} and set(scores["round"]) == {1}
