@@ -360,7 +360,7 @@ BAD = {
     "type of clients": (lambda: fp.train("promptfl", tiny_clip(), tiny_dataset(), [1]), "`clients` is [1]"),
     "type of backbone": (lambda: fp.load_clip(3), "`path` is 3; give a path"),
     "type of run": (lambda: fp.read_run(5), "`folder` is 5; give a path"),
-    "type of runs": (lambda: fp.compare([5]), "`folder` is 5; give a path"),
+    "type of runs": (lambda: fp.compare([5]), "`runs` holds 5; give runs, or the paths of their folders."),
     "type of recipe": (lambda: fp.run(3), "`recipe` is 3; give a path"),
     "type of adapter": (lambda: fp.load_adapter(None), "`place` is None; give a path"),
     "type of setting": (lambda: fp.run("demo", seed=None), "is no value of a recipe"),

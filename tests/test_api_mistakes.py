@@ -58,7 +58,16 @@ DATA: dict[str, tuple[Callable[[], object], str]] = {
         "The function 'os:getcwd' returned a str; it is to return a Dataset.",
     ),
     "a recipe with such a function": (
-        lambda: fp.run("own_folder", progress=False, **{"data": {"source": "os:getcwd"}, "backbone.path": "demo"}),
+        lambda: fp.run(
+            fp.Recipe(
+                name="x",
+                data={"source": "os:getcwd"},
+                partition={"rule": "iid"},
+                method={"name": "zeroshot"},
+                backbone={"path": "demo"},
+            ),
+            progress=False,
+        ),
         "The function 'os:getcwd' returned a str; it is to return a Dataset.",
     ),
     "a name of no function": (
@@ -136,7 +145,6 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: fp.run("own_folder", settings={"train.rounds": 3}),
         '`run` has no `settings`; give keys of the recipe as keywords, as in **{"train.rounds": 3}.',
     ),
-    "a number as a run": (lambda: fp.compare([1]), "`runs` holds 1; give runs, or the paths of their folders."),
     "an option of the method": (
         lambda: train(n_ctx=8),
         "not of the training; write train({'name': 'promptfl', 'n_ctx': 8, 'init': ''}, ...).",
