@@ -252,7 +252,12 @@ class Interrupting(fp.Callback):
 
 
 def test_ctrl_c_keeps_the_last_finished_round_and_the_run_can_go_on(
-    run: fp.Run, clip: fp.Clip, data: fp.Dataset, clients: fp.Clients, tmp_path: Path
+    run: fp.Run,
+    clip: fp.Clip,
+    data: fp.Dataset,
+    clients: fp.Clients,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     table, out = {"name": "promptfl", "n_ctx": 2, "init": ""}, tmp_path / "run"
     stopped = fp.train(
@@ -264,8 +269,9 @@ def test_ctrl_c_keeps_the_last_finished_round_and_the_run_can_go_on(
         out=out,
         callbacks=Interrupting("PromptFL", 2),
         compare=["zeroshot"],
-        **QUIET,
     )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Interrupted; PromptFL is scored after round 1. zeroshot has not begun. Go on: fp.resume(" in said
     assert not stopped.finished and list(stopped.rounds["round"]) == [1] and stopped.report().path.is_file()
     scores = stopped.scores.query("trial == 'promptfl'")
     assert set(scores["test_set"]) == {"local", "base", "new", "unseen"} and set(scores["round"]) == {1}
@@ -387,7 +393,7 @@ BAD = {
     "type of clients": (lambda: fp.train("promptfl", tiny_clip(), tiny_dataset(), [1]), "`clients` is [1]"),
     "type of backbone": (lambda: fp.load_clip(3), "`path` is 3; give a path"),
     "type of run": (lambda: fp.read_run(5), "`folder` is 5; give a path"),
-    "type of runs": (lambda: fp.compare([5]), "`folder` is 5; give a path"),
+    "type of runs": (lambda: fp.compare([5]), "`runs` holds 5; give runs, or the paths of their folders."),
     "type of recipe": (lambda: fp.run(3), "`recipe` is 3; give a path"),
     "type of adapter": (lambda: fp.load_adapter(None), "`place` is None; give a path"),
     "type of setting": (lambda: fp.run("demo", seed=None), "is no value of a recipe"),

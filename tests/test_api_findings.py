@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, get_type_hints
@@ -17,9 +18,12 @@ from PIL import Image
 import fedprompt as fp
 from fedprompt.config.registry import PARTITION_RULES
 from fedprompt.config.values import OrNegative
+from fedprompt.data.labels import Kind
 from fedprompt.errors import worded
+from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.methods import load
 from fedprompt.records.reading import MEASURES, TITLES
+from fedprompt.report.legend import legend
 from fedprompt.report.next_steps import proposals
 from fedprompt.testing import tiny_clip, tiny_dataset
 from fedprompt.testing.properties import impossible_values
@@ -109,7 +113,7 @@ def test_a_class_takes_the_place_of_the_name_where_there_is_no_keyword_for_it(fo
     clip, data, clients = objects()
     with pytest.raises(fp.UserError, match=r"There is no method 'promptlf'.*its class in place of the name") as error:
         fp.train("promptlf", clip, data, clients, progress=False)
-    assert "as in train(promptlf, ...)" in str(error.value) and "method=" not in str(error.value)
+    assert "in place of the name: promptlf, without quotes" in str(error.value) and "method=" not in str(error.value)
 
 
 def test_the_call_that_goes_on_has_the_class_of_a_method_of_ones_own(folder: Path, tmp_path: Path) -> None:
@@ -227,11 +231,52 @@ def test_a_search_tries_the_default_rate_of_the_method() -> None:
     assert found.loc[found["default"], "lr"].tolist() == [0.002] and len(found) == 8
 
 
+def test_a_path_alone_is_answered_with_the_call_that_reads_it(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("image,labels\na.png,cat;dog\n", encoding="utf-8")
+    with pytest.raises(fp.UserError, match="is a path; name its form too") as error:
+        fp.load_dataset(table)
+    assert str(error.value).endswith(f", as in load_dataset('label_table', path={str(table)!r}).")
+
+
+def trained_on_all(kind: Kind) -> fp.Dataset:
+    data = tiny_dataset(kind)
+    return replace(data, base=(*data.base, *data.new), new=())
+
+
+@pytest.mark.parametrize(("rule", "same"), [("iid", True), ("class_chunks", False)])
+def test_two_columns_that_are_equal_by_construction_are_said_to_be(rule: str, same: bool) -> None:
+    clip, data, _ = objects()
+    clients = fp.partition(data, rule, **({} if same else {"classes_per_client": 4}))
+    records = fp.train("zeroshot", clip, data, clients, progress=False).records
+    assert ("Local" in dict(legend(records))) and ("equal by construction" in dict(legend(records))["Local"]) == same
+
+
+def test_a_method_with_a_label_of_its_own_is_trained_beside_itself() -> None:
+    clip, data, clients = objects()
+    others = [{"name": "promptfl", "label": "p2"}, {"name": "promptfl", "label": "p3", "train": {"lr": 0.1}}]
+    run = fp.train("promptfl", clip, data, clients, rounds=1, compare=others, progress=False)
+    assert set(run.trials) == {"promptfl", "p2", "p3"} and run.adapter("p2").method == "promptfl"
+
+
+def test_a_baseline_that_becomes_another_one_by_the_data_is_left_out_with_a_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clip, data, clients = objects()
+    plain = {"name": "zeroshot", "label": "plain", "template": data.space.template}
+    run = fp.train("zeroshot", clip, data, clients, compare=[plain])
+    assert list(run.trials) == ["zeroshot"]
+    assert "plain is left out: on these data it is the same as zeroshot." in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_page_on_python_has_a_word_for_every_heading() -> None:
     page = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ") and "`" in line]
     for name, title in TITLES.items():
         assert any(f"`{name}`" in row and title in row.split("|")[1] for row in rows), name
+    for data in (tiny_dataset(), tiny_dataset("multi"), trained_on_all("single"), trained_on_all("multi")):
+        for test_set in make_test_sets(data):
+            assert any(f"`{test_set.split}`" in row for row in rows), test_set.split
     for name, title in MEASURES.items():
         assert re.search(rf"`{name}` \((?:in headings )?{title}\)", page), name
 

@@ -53,6 +53,33 @@ DATA: dict[str, tuple[Callable[[], object], str]] = {
     "a triple": (lambda: fp.load_dataset([*PAIR, (image(3), "a", "b")]), "; item 2 is a tuple, no pair."),
     "a path": (lambda: fp.load_dataset([*PAIR, "c.png"]), "; item 2 is 'c.png', no pair."),
     "a function": (lambda: fp.load_dataset(lambda: 3), "'<lambda>' returned an int; it is to return a Dataset."),
+    "a named function of something else": (
+        lambda: fp.load_dataset("os:getcwd"),
+        "The function 'os:getcwd' returned a str; it is to return a Dataset.",
+    ),
+    "a recipe with such a function": (
+        lambda: fp.run(
+            fp.Recipe(
+                name="x",
+                data={"source": "os:getcwd"},
+                partition={"rule": "iid"},
+                method={"name": "zeroshot"},
+                backbone={"path": "demo"},
+            ),
+            progress=False,
+        ),
+        "The function 'os:getcwd' returned a str; it is to return a Dataset.",
+    ),
+    "a name of no function": (
+        lambda: fp.load_dataset("os:sep"),
+        "load_dataset: 'os:sep' is no source; give a function (*, options) -> Dataset.",
+    ),
+    "a named function of further objects": (lambda: fp.load_dataset("os:rename"), "'os:rename' is no source;"),
+    "a type": (lambda: fp.load_dataset(dict), "'dict' is no source; give a function"),
+    "a rule that takes no data": (
+        lambda: fp.partition(tiny_dataset(), "os:getcwd"),
+        "'os:getcwd' is no partition rule; give a function (dataset, *, options) -> Partition.",
+    ),
     "a dictionary of splits": (lambda: fp.load_dataset(Splits(train=1, test=2)), "the splits train, test; give one"),
     "a missing folder": (lambda: fp.load_dataset("image_folder", path="/nowhere"), "with `path='FOLDER'`."),
     "a split that is none": (
@@ -114,6 +141,10 @@ DATA: dict[str, tuple[Callable[[], object], str]] = {
     "a float image": (lambda: fp.load_dataset([(np.zeros((4, 4, 3)), "a"), PAIR[1]]), "of float64; give [H, W]"),
 }
 CALLS: dict[str, tuple[Callable[[], object], str]] = {
+    "settings of a recipe": (
+        lambda: fp.run("own_folder", settings={"train.rounds": 3}),
+        '`run` has no `settings`; give keys of the recipe as keywords, as in **{"train.rounds": 3}.',
+    ),
     "an option of the method": (
         lambda: train(n_ctx=8),
         "not of the training; write train({'name': 'promptfl', 'n_ctx': 8, 'init': ''}, ...).",

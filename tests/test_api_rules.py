@@ -78,6 +78,38 @@ def test_a_rule_that_hands_out_training_images_once_is_kept() -> None:
     assert [shard.rows for shard in clients.partition.shards] == [tuple(TRAIN[::2]), tuple(TRAIN[1::2])]
 
 
+def test_the_recommended_rows_serve_data_with_several_labels_too() -> None:
+    def mine(dataset: fp.Dataset, *, seed: int = 1) -> fp.Partition:
+        rows = dataset.rows(split="train", classes=dataset.base, domains=dataset.seen_domains).tolist()
+        return fp.Partition("mine", seed, (fp.Shard("all", tuple(rows), dataset.base),))
+
+    data = tiny_dataset("multi")
+    (client,) = fp.partition(data, mine)
+    assert len(client.train) == len(data.rows(split="train", domains=data.seen_domains))
+    assert len(data.examples(data.rows(split="test", classes=data.base), data.base))  # as in a loop of one's own
+
+
+@pytest.mark.parametrize(
+    ("options", "sentences"),
+    [({"classes_per_client": 10, "shots": 400}, ("makes a single client", "no class has more than"))],
+)
+def test_what_a_rule_does_otherwise_than_asked_is_a_warning(
+    options: dict[str, int], sentences: tuple[str, ...]
+) -> None:
+    with pytest.warns(UserWarning) as caught:
+        fp.partition(DATA, "class_chunks", **options)
+    said = [str(one.message) for one in caught]
+    assert all(any(sentence in one for one in said) for sentence in sentences)
+    assert {one.filename for one in caught} == {__file__}
+
+
+def test_a_client_that_is_not_there_is_a_sentence() -> None:
+    clients = fp.partition(DATA, "iid", clients=2)
+    with pytest.raises(IndexError, match=r"There is no client 9; 2 clients have the numbers from 0 to 1\."):
+        clients[9]
+    assert len(list(clients)) == 2 and clients[-1].name == clients[1].name
+
+
 def test_clients_of_joined_data_are_trained_as_they_were_given(tmp_path: Path) -> None:
     data = join([DATA, replace(DATA, name="other")])
     clients = fp.partition(data, "iid", clients=2)

@@ -70,6 +70,19 @@ def test_rows_are_those_a_loop_would_find(cells):
     assert data.rows(split="a", domains=()).tolist() == data.rows(split="test").tolist() == []
 
 
+def test_rows_of_data_with_several_labels_take_all_base_classes_and_no_fewer():
+    data = make(
+        space=LabelSpace(("a", "b", "c"), kind="multi"),
+        targets=multi_hot([(0,), (1, 2), (), (0, 1)], 3),
+        unseen_domains=(),
+    )
+    for classes in (data.base, (*data.base, *data.new), None):
+        assert data.rows(split="train", classes=classes).tolist() == [0, 1]
+        assert data.rows(split="train", classes=classes, domains=("y",)).tolist() == [1]
+    with pytest.raises(UserError, match=r"several labels each.*give classes=data\.base.*'b' is missing"):
+        data.rows(split="train", classes=(0, 2))
+
+
 def test_seen_domains_leave_out_the_unseen_ones():
     assert make().seen_domains == ("x", "y")
     assert make(unseen_domains=("x",)).seen_domains == ("y",)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+import fedprompt as fp
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.near_duplicates import DISTANCE, near_duplicates, perceptual_hash
 from fedprompt.data.problems import scan_images
@@ -101,7 +102,7 @@ def folder(tmp_path: Path) -> Path:
 def warnings_of(folder: Path, **options: bool) -> tuple[str, ...]:
     dataset: Dataset = image_folder(path=folder)
     scan = scan_images(dataset.source, range(len(dataset.source)), perceptual=options.get("perceptual", True))
-    return quality_warnings(dataset, scan, input_side=224)
+    return tuple(one.message for one in quality_warnings(dataset, scan, input_side=224))
 
 
 def test_a_sound_folder_has_no_warning(folder: Path) -> None:
@@ -162,13 +163,37 @@ def test_all_near_duplicates_are_listed_on_request(folder: Path) -> None:
     for number in (0, 1):
         with Image.open(folder / f"train/cat/{number}.png") as image:
             jpeg(image).resize((280, 280)).save(folder / f"test/cat/copy{number}.jpg", quality=70)
-    (said,) = warnings_of(folder)
-    assert said.endswith("for one; fedprompt check --json lists all pairs.")
+    assert f"for one; fedprompt check {folder} --json lists all pairs." in call("check", folder)
+    data = fp.load_dataset("image_folder", path=folder)
+    ((rows, said),) = fp.check(data)[["rows", "message"]].itertuples(index=False)
+    assert [data.source.describe(row) for row in rows] == ["test/cat/copy0.jpg", "test/cat/copy1.jpg"]
+    assert said.endswith("leave them out by data.without(rows).") and fp.check(data.without(rows)).empty
     (checked,) = json.loads(call("check", folder, "--json"))["checked"]
     assert checked["near_duplicates"] == [
         {"train": f"train/cat/{number}.png", "other": f"test/cat/copy{number}.jpg", "split": "test"}
         for number in (0, 1)
     ]
+
+
+@pytest.mark.parametrize("same_pixels", [False, True])
+@pytest.mark.parametrize("same_names", [False, True])
+def test_copies_that_share_a_file_name_lead_to_the_option_that_keeps_them_together(
+    tmp_path: Path, *, same_pixels: bool, same_names: bool
+) -> None:
+    for number in range(24):
+        image = noise(tmp_path / f"colour/{('cat', 'dog')[number % 2]}/{number}.png", number)
+        copy = tmp_path / f"other/{('cat', 'dog')[number % 2]}/{number if same_names else number + 100}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        (image if same_pixels else jpeg(image).resize((280, 280))).save(copy, compress_level=1)  # other bytes
+    found = call("check", tmp_path, code=2 if same_pixels else 0)
+    command = f"fedprompt check {tmp_path} --set data.names_together=true"
+    assert (command in found) == same_names
+    data = fp.load_dataset("image_folder", path=tmp_path)
+    said = " ".join(fp.check(data)["message"])
+    assert ("load_dataset(..., names_together=True)" in said) == same_names
+    together = fp.load_dataset("image_folder", path=tmp_path, names_together=True)
+    again = " ".join(fp.check(together)["message"])
+    assert "names_together" not in again and ("several splits" not in again or not same_names)
 
 
 def test_images_much_smaller_than_the_backbone_reads_are_counted(folder: Path) -> None:

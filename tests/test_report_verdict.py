@@ -395,11 +395,15 @@ def test_test_images_that_look_like_training_images_are_said_with_what_to_do(nam
     lines = events({"zero": 0.5, "ours": 0.6})
     assert "almost like a training image" not in said(tmp_path, lines)
     lines[0]["data"] |= {"images": {"test": 104}, "near_duplicates": 67, "near_of_same_name": named}
+    lines[0]["data"]["origins"] = {"splits": "drawn"}
     lines[0]["recipe"]["data"]["names_together"] = False
     text = said(tmp_path, lines)
     assert "67 of 104 test images look almost like a training image" in text
     assert ("--set data.names_together=true" in text) == bool(named)
-    assert ("Remove images that show the same" in text) == (not named)
+    assert ("what lists them: fedprompt check own_folder" in text) == (not named)
+    lines[0]["data"]["origins"] = {"splits": "folders"}
+    assert "Remove images that show the same" in said(tmp_path, lines)  # no option changes a split that is given
+    lines[0]["data"]["origins"] = {"splits": "drawn"}
     lines[0]["recipe"]["data"]["names_together"] = True
     assert "the intervals take them together" in said(tmp_path, lines)
 

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_every_page_has_a_title_of_its_own_in_the_menu(built: Path) -> None:
     entry = r'<a href="([^"#]+)" class="md-nav__link.*?<span class="md-ellipsis">\s*(.*?)\s*</span>'
     pages = dict(re.findall(entry, menu, re.DOTALL))  # by address, as a page with a section stands twice
     assert len(pages) > 40 and len(set(pages.values())) == len(pages)
+
+
+def test_the_first_page_shows_how_to_begin(built: Path) -> None:
+    page = (built / "index.html").read_text(encoding="utf-8")
+    text = " ".join(re.sub(r"<[^>]*>", "", page).split())
+    assert "fedprompt demo --out" in text and "import fedprompt as fp" in text and 'src="demo.svg"' in page
+    assert page.index('src="demo.svg"') < page.index('<h2 id="train-on-my-own-images">')
+
+
+def test_signatures_are_formatted_in_the_extra_alone() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert any(one.startswith("ruff") for one in extras["docs"])  # else mkdocstrings leaves long ones in one line
 
 
 def test_every_public_name_is_in_the_reference(built: Path) -> None:

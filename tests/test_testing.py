@@ -152,6 +152,12 @@ class HidesState(Shift):
         return super().text(clip, space) + self.noise
 
 
+class DrawsInItsConstructor(Shift):
+    def __init__(self, clip, *, decay: float = 0.1, generator=None) -> None:
+        super().__init__(clip, decay=decay, generator=generator)
+        self.shift = nn.Parameter(0.01 * torch.randn(clip.dim))
+
+
 class EncodesFrozenTexts(Shift):
     def text(self, clip, space):
         frozen = clip.encode_text(clip.fill(space.texts())).detach()
@@ -211,6 +217,11 @@ def test_a_broken_method_is_explained(method: type[Method], name: str, sentence:
         property_of(MethodTests, name, method=method)
 
 
+def test_a_constructor_that_draws_from_the_global_generator_is_the_first_thing_said() -> None:
+    with pytest.raises(AssertionError, match=r"built with equal generators differ in \['shift'\]; draw initial values"):
+        check_method(DrawsInItsConstructor)
+
+
 def right_rule(dataset: Dataset, *, clients: int = 3, seed: int = 1) -> Partition:
     """Deals every training image out at random."""
     rows = dataset.rows(split="train", domains=dataset.seen_domains)
@@ -263,6 +274,11 @@ def accepts_any_number(dataset: Dataset, *, clients: int = 3, seed: int = 1) -> 
     return right_rule(dataset, clients=max(1, min(clients, 5)), seed=seed)
 
 
+def takes_base_classes_twice(dataset: Dataset, *, seed: int = 1) -> Partition:
+    rows = tuple(dataset.rows(split="train", classes=dataset.base, domains=dataset.seen_domains).tolist())
+    return Partition("base", seed, (Shard("one", rows, dataset.base), Shard("two", rows, dataset.base)))
+
+
 def refuses_all(dataset: Dataset, *, seed: int = 1) -> Partition:
     raise UserError("This rule accepts no data set at all.")
 
@@ -277,6 +293,7 @@ def refuses_all(dataset: Dataset, *, seed: int = 1) -> Partition:
             "not of the train",
         ),
         (assigns_twice, "test_clients_are_disjoint", "images twice"),
+        (takes_base_classes_twice, "test_clients_are_disjoint", "takes_base_classes_twice assigns .* images twice"),
         (leaves_one_empty, "test_clients_are_disjoint", r"leaves \['poor'\] clients without"),
         (forgets_its_seed, "test_the_seed_is_recorded", "seed 77 but records 0"),
         (keeps_lists, "test_a_partition_survives_json", "reads back as another one"),

@@ -22,6 +22,7 @@ ROOT_PAGES = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "C
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)(#[^)\s]*)?(?=\))")
 NOTEBOOK = re.compile(r"(notebooks/\w+)\.ipynb")
 API = "api_reference.md"
+BEGINNING = "<!-- on the site: README's figure, first command and first lines of Python -->"  # in docs/index.md
 ABOUT_API = """# API reference
 
 Everything that `import fedprompt as fp` offers (made from the docstrings); the page [Python](api.md) shows it in use.
@@ -99,8 +100,18 @@ def _place(target: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links that leave docs/ to their place on the site."""
-    return markdown if page.file.generated_by else _moved(markdown, "docs", page.file.src_uri)
+    """Lead links that leave docs/ to their place on the site, and begin its first page as README begins."""
+    if page.file.generated_by:
+        return markdown
+    moved = _moved(markdown, "docs", page.file.src_uri)
+    return moved.replace(BEGINNING, _moved(beginning(), "", page.file.src_uri))
+
+
+def beginning() -> str:
+    """README's figure, its first command and its first lines of Python."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    parts = (r"^!\[.*?\]\(.*?\)$", r"^```sh$.*?^```$", r"^```python$.*?^```$")
+    return "\n\n".join(re.findall(part, readme, re.MULTILINE | re.DOTALL)[0] for part in parts)
 
 
 def _moved(markdown: str, folder: str, page: str) -> str:

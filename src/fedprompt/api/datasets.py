@@ -9,10 +9,10 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fedprompt.api.progress import counting, plain_console
+from fedprompt.api.progress import counting, plain_console, warn
 from fedprompt.arguments import flag, require, shown, whole
 from fedprompt.config.blocks import Block, bind, option_parameters, require_options
-from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
+from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, sources_of
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import ImageSource
 from fedprompt.data.in_memory import dataset_of_columns, image_source
@@ -20,11 +20,11 @@ from fedprompt.data.intake.tables import IMAGE_COLUMNS
 from fedprompt.data.joined import partitioned
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import find_problems, scan_images
-from fedprompt.data.quality import quality_warnings
+from fedprompt.data.quality import Remark, Ways, is_drawn, quality_warnings
 from fedprompt.data.sources.huggingface import undecoded
 from fedprompt.data.table_source import TableSource
 from fedprompt.demo import SOURCES as EMBEDDED
-from fedprompt.errors import UserError, a, did_you_mean, series, worded
+from fedprompt.errors import UserError, did_you_mean, series, worded
 from fedprompt.experiments.clients import Clients
 from fedprompt.file_system import is_file
 
@@ -83,31 +83,36 @@ def load_dataset(source: Any = EMBEDDED[0], /, **options: Any) -> Dataset:
 
 def _named(name: str, options: Mapping[str, Any]) -> Dataset:
     if name not in SOURCES.names() and ":" not in name and os.path.exists(name):
-        raise UserError(
-            f"{name!r} is a path; name its form too, as in load_dataset('image_folder', path={name!r}). "
-            f"`fedprompt check {name}` finds out which form it is."
-        )
+        raise UserError(f"{name!r} is a path; name its form too, {_forms(name)}.")
     block = _block(SOURCES, name, options, place="load_dataset")
     with counting(plain_console(stderr=True), "Reading the data set", after=PATIENCE) as on_step:
-        dataset = cast("Dataset", block(on_step=on_step))
+        dataset = cast("Dataset", block.returning(Dataset)(on_step=on_step))
     return replace(dataset, table={"source": name, **block.written})
 
 
+def _forms(path: str) -> str:
+    """The call that reads a file or folder, as far as names and heads of files say which source it is for."""
+    found = sources_of(Path(path))
+    calls = [f"load_dataset({source!r}, path={path!r})" for source in found]
+    if calls:
+        return f"as in {' or '.join(calls)}"
+    return f"load_dataset(SOURCE, path={path!r}), where SOURCE is one of {', '.join(SOURCES.names())}"
+
+
 def _of_function(source: Callable[..., object], options: Mapping[str, Any]) -> Dataset:
-    found = bind(_name_of(source), source, options, place="load_dataset")()
-    if not isinstance(found, Dataset):
-        raise UserError(
-            f"The function {_name_of(source)!r} returned {a(type(found).__name__)}; it is to return a Dataset."
-        )
-    return found
+    block = _own_block(SOURCES, source, options, place="load_dataset")
+    return cast("Dataset", block.returning(Dataset)())
 
 
 def _block(registry: Registry, name: str, options: Mapping[str, Any], *, place: str) -> Block[Any]:
     return bind(name, registry.find(name, place=place), options, place=place)
 
 
-def _name_of(builder: Callable[..., object]) -> str:
-    return getattr(builder, "__name__", type(builder).__name__)
+def _own_block(
+    registry: Registry, builder: Callable[..., object], options: Mapping[str, Any], *, place: str
+) -> Block[Any]:
+    name = getattr(builder, "__name__", type(builder).__name__)
+    return bind(name, registry.own(builder, name, place=place), options, place=place)
 
 
 def _of_pairs(pairs: Any, options: Mapping[str, Any]) -> Dataset:
@@ -219,9 +224,10 @@ def check(
     """Open every image that is in a split and list what is wrong or worth a look, as `fedprompt check` does.
 
     A row per finding: `kind` ("unreadable", "leak", "attributes", "labels", or "warning"), `rows` of the data set that
-    it is about, and `message`. `duplicates` looks for near-duplicates of training images, `workers` processes open
-    images. Images much smaller than what the backbone reads are told by `clip`, a backbone that is open, or by `side`,
-    that of its input in pixels; without either, none are. Raises UserError for arguments of another type.
+    it is about (of near-duplicates those that are not for training), and `message`. `duplicates` looks for
+    near-duplicates of training images, `workers` processes open images. Images much smaller than what the backbone
+    reads are told by `clip`, a backbone that is open, or by `side`, that of its input in pixels; without either, none
+    are. Raises UserError for arguments of another type.
 
     Examples:
         >>> import fedprompt as fp
@@ -237,8 +243,11 @@ def check(
     rows_read = [row for row in range(len(data.source)) if row not in data.excluded]
     scan = scan_images(data.source, rows_read, workers=workers, perceptual=duplicates)
     rows = [{"kind": one.kind, "rows": one.rows, "message": one.message} for one in find_problems(data, scan)]
-    warnings = (*data.report.all_warnings(), *quality_warnings(data, scan, input_side=_side(clip, side)))
-    rows += [{"kind": "warning", "rows": (), "message": sentence} for sentence in warnings]
+    can = data.table.get("names_together") is False and is_drawn(data)
+    ways = Ways("leave them out by data.without(rows)", "load_dataset(..., names_together=True)" if can else "")
+    remarks = quality_warnings(data, scan, input_side=_side(clip, side), ways=ways)
+    warnings = (*map(Remark, data.report.all_warnings()), *remarks)
+    rows += [{"kind": "warning", "rows": one.rows, "message": one.message} for one in warnings]
     return pandas.DataFrame(rows, columns=["kind", "rows", "message"])
 
 
@@ -269,8 +278,9 @@ def partition(
     `(dataset, *, options) -> Partition`; `options` are its keywords. Without a rule there is a client per domain or,
     where there are no domains, label skew by Dirichlet(0.5). A share `held_out` of each client's images is not
     trained on. The result is a sequence of clients: `len(clients)`, `clients[0].train`, `clients.plot()`,
-    `clients.to_pandas()`. Raises UserError for an unknown rule or option, more clients than images, or
-    a rule of one's own that hands out an image twice or one that is not to be trained on.
+    `clients.to_pandas()`. What the rule warns of is a Python warning (UserWarning). Raises UserError for an unknown
+    rule or option, more clients than images, or a rule of one's own that hands out an image twice or one that is not to
+    be trained on.
 
     Examples:
         >>> import fedprompt as fp
@@ -287,9 +297,11 @@ def partition(
     block = (
         _block(PARTITION_RULES, rule, options, place="partition")
         if isinstance(rule, str)
-        else bind(_name_of(rule), rule, options, place="partition")
+        else _own_block(PARTITION_RULES, rule, options, place="partition")
     )
     found = partitioned(data, block, name=block.name)
+    for sentence in found.warnings:
+        warn(sentence)
     table = {"rule": rule, **block.written} if isinstance(rule, str) else {}
     return Clients(data, replace(found, table=table), test=True, held_out=held_out)
 

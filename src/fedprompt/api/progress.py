@@ -63,7 +63,12 @@ class PythonWarnings(ConsoleCallbacks):
     """Warnings alone, as Python's `UserWarning` at the line that has called this package."""
 
     def _warn(self, text: str) -> None:
-        warnings.warn(text, UserWarning, stacklevel=_depth_of_caller())
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """Warn at the line that has called this package."""
+    warnings.warn(text, UserWarning, stacklevel=_depth_of_caller())
 
 
 def _depth_of_caller() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedprompt.api.adapters import Adapter, given_clip, given_method
-from fedprompt.arguments import as_path, listed, require
+from fedprompt.arguments import as_path, listed, require, shown
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean, worded
 from fedprompt.experiments.predict import unknown_trial
@@ -250,6 +250,8 @@ def compare(runs: Run | str | os.PathLike[str] | Sequence[Run | str | os.PathLik
     import pandas
 
     given = (runs,) if isinstance(runs, Run) else listed(runs, "runs")
+    if wrong := [run for run in given if not isinstance(run, Run | str | os.PathLike)]:
+        raise UserError(f"`runs` holds {shown(wrong[0])}; give runs, or the paths of their folders.")
     opened = [run if isinstance(run, Run) else read_run(run) for run in given]
     folders = [run.folder.resolve() for run in opened]
     if not folders:

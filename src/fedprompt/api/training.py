@@ -29,7 +29,10 @@ from fedprompt.experiments.plan import Plan
 from fedprompt.file_system import TemporaryFolder
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import CommandRecord
+from fedprompt.records.outcome import not_begun
+from fedprompt.records.reading import read_run
 from fedprompt.report import render
+from fedprompt.report.next_steps import proposals
 
 MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
 PathLike = str | os.PathLike[str]
@@ -196,6 +199,8 @@ def run(
     backbone that is open already, and `on` the runtime as in `train`. Without `out` the run lives as long as the result
     does. Raises UserError as the command `fedprompt run` does.
     """
+    if "settings" in settings:
+        raise UserError('`run` has no `settings`; give keys of the recipe as keywords, as in **{"train.rounds": 3}.')
     plan, given = plan_of_recipe(recipe, {**runtime_settings(on), **settings}, clip=clip)
     return _start(plan, given, out, callbacks, progress=progress)
 
@@ -227,7 +232,10 @@ def _start(
     """Run a plan in the folder `out`, or in a temporary one that goes with the result."""
     folder, kept = output_folder(out, plan.recipe.name)
     command = CommandRecord(name="run", folder=str(folder) if kept is None else "", python=True)
-    with joined(callbacks, progress=progress) as listener, _interruption_kept(folder, listener):
+    with (
+        joined(callbacks, progress=progress) as listener,
+        _interruption_kept(folder, listener, temporary=kept is not None),
+    ):
         runs.start(plan, folder, callbacks=listener, given=given, command=command)
     return Run(folder, clip=given.clip, given=given.methods, kept=kept)
 
@@ -241,12 +249,15 @@ def output_folder(out: PathLike | None, name: str) -> tuple[Path, TemporaryFolde
 
 
 @contextmanager
-def _interruption_kept(folder: Path, callbacks: RunCallbacks) -> Iterator[None]:
+def _interruption_kept(folder: Path, callbacks: RunCallbacks, *, temporary: bool = False) -> Iterator[None]:
     """Let a run end by Ctrl-C as by itself if its last finished round was scored."""
     try:
         yield
     except RoundKeptInterrupt as interrupt:
-        callbacks.on_message(str(interrupt))
+        run = read_run(folder)
+        going_on = proposals(run, "" if temporary else str(folder)).resume()
+        sentences = (str(interrupt), *not_begun(run), *([f"Go on: {going_on}"] if going_on else []))
+        callbacks.on_message(" ".join(sentences))
         render(folder)
 
 

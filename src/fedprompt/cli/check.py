@@ -19,7 +19,7 @@ from fedprompt.text_files import data_setting, json_text
 if TYPE_CHECKING:
     from fedprompt.data.dataset import Dataset
     from fedprompt.data.problems import Problem
-    from fedprompt.data.quality import Pair
+    from fedprompt.data.quality import Pair, Ways
     from fedprompt.experiments.plan import Plan
 
 TEMPLATE = "own_folder"  # the recipe whose [data] table is replaced for a folder or table that is given without one
@@ -121,12 +121,28 @@ def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quie
             side = backbone_side(plan.recipe.backbone.path)
             pairs = near_pairs(dataset, looked, on_step=on_step)
             readable = dataset.without(looked.unreadable, reason=UNREADABLE)  # what a run has
-            warnings = quality_warnings(readable, looked, input_side=side, pairs=pairs)
+            ways = _ways(what, settings, plan, dataset)
+            remarks = quality_warnings(readable, looked, input_side=side, pairs=pairs, ways=ways)
     except UserError as error:
         return Checked(what, source, error=str(error))
     command = _command(what, source, dataset.space.kind, settings)
     problems = [*find_problems(dataset, looked), *_same_classes(plan, dataset)]
+    warnings = tuple(one.message for one in remarks)
     return Checked(what, source, readable, problems, warnings, command=command, near_duplicates=pairs)
+
+
+def _ways(what: str, settings: Sequence[str], plan: Plan, dataset: Dataset) -> Ways:
+    """The commands that list all near-duplicates, and that keep files of one name together where that is possible."""
+    from fedprompt.data.quality import Ways, is_drawn
+
+    command = " ".join(["fedprompt check", shlex.quote(what), *_given(settings)])
+    can = plan.source.options.get("names_together") is False and is_drawn(dataset)
+    together = f"{command} {data_setting('names_together', True)}" if can else ""
+    return Ways(f"{command} --json lists all pairs", together)
+
+
+def _given(settings: Sequence[str]) -> list[str]:
+    return [f"--set {shlex.quote(setting)}" for setting in settings]
 
 
 def _same_classes(plan: Plan, dataset: Dataset) -> Iterator[Problem]:
@@ -150,7 +166,7 @@ def _same_classes(plan: Plan, dataset: Dataset) -> Iterator[Problem]:
 
 def _command(what: str, source: str, kind: str, settings: Sequence[str]) -> str:
     """The command that trains on what was checked."""
-    given = [f"--set {shlex.quote(setting)}" for setting in settings]
+    given = _given(settings)
     if what in bundled_recipes() or what.endswith(".toml"):
         return " ".join(["fedprompt run", shlex.quote(what), *given])
     recipe = MULTI if kind == "multi" else TEMPLATE

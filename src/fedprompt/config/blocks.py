@@ -13,7 +13,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from fedprompt.config.recipe_tables import NamedBlock, Toml
 from fedprompt.config.values import Settings, refused_value
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, a, did_you_mean
 
 SUPPLIED = ("generator", "on_step")  # keywords that the caller of a block supplies, hence no options
 Built = TypeVar("Built", covariant=True)
@@ -25,17 +25,27 @@ Hint = Callable[[str, Collection[str]], str]  # (unknown key, known keys) -> "; 
 class Block(Generic[Built]):
     """A function or class with its checked options bound; call it to get the object.
 
-    `options` are the builder's keywords, all of them, with paths made absolute.
+    `options` are the builder's keywords, all of them, with paths made absolute. With `returns`, a call raises UserError
+    for an object of another type, which code of one's own may return.
     """
 
     name: str
     builder: Callable[..., Built]
     options: Mapping[str, Any]
+    returns: type | None = None
 
     def __call__(self, *objects: object, **supplied: object) -> Built:
         """Build from positional objects and those supplied keywords (`SUPPLIED`) that the builder takes."""
         taken = {name: value for name, value in supplied.items() if has_keyword(self.builder, name)}
-        return self.builder(*objects, **self.options, **taken)
+        built = self.builder(*objects, **self.options, **taken)
+        if self.returns is not None and not isinstance(built, self.returns):
+            given, wanted = a(type(built).__name__), a(self.returns.__name__)
+            raise UserError(f"The function {self.name!r} returned {given}; it is to return {wanted}.")
+        return built
+
+    def returning(self, kind: type) -> Block[Built]:
+        """The same block, of which a call raises UserError for an object of another type."""
+        return replace(self, returns=kind)
 
     def with_options(self, options: Mapping[str, Any]) -> Block[Built]:
         """The same builder with other values of some options."""

@@ -15,7 +15,7 @@ from fedprompt.config.recipe import Recipe, recipe_key_hint
 from fedprompt.errors import UserError, did_you_mean, wording
 
 PACKAGE = "fedprompt.methods"
-_IN_PLACE = ", or its class in place of the name, as in train({}, ...)"  # where calls take settings of a recipe
+_IN_PLACE = ", or its class in place of the name: {}, without quotes"  # where calls take settings of a recipe
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from fedprompt.errors import UserError, did_you_mean
 
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 Builder = Callable[..., Any]
 Marked = TypeVar("Marked", bound=Builder)
 
@@ -78,7 +79,25 @@ class Registry:
             raise UserError(
                 f"{place}: {name!r} cannot be imported ({error}); check the module and the function's name."
             ) from error
+        return self.own(builder, name, place=place)
+
+    def own(self, builder: Builder, name: str, *, place: str) -> Builder:
+        """Code of one's own; UserError if it does not take what a block of this kind is given."""
+        if not self._may_be_called(builder):
+            form = f"({', '.join((*self.takes, '*', 'options'))}) -> {self.returns}"
+            raise UserError(f"{place}: {name!r} is no {self.what}; give a function {form}.")
         return builder
+
+    def _may_be_called(self, builder: object) -> bool:
+        try:
+            signature = inspect.signature(builder)  # type: ignore[arg-type]
+            signature.bind_partial(*self.takes)
+        except (TypeError, ValueError):  # it is no function, has no readable signature, or takes fewer objects
+            return False
+        if self.classes:  # whose constructors may name their options in any way
+            return True
+        positional = [one for one in signature.parameters.values() if one.kind in POSITIONAL]
+        return all(one.default is not one.empty for one in positional[len(self.takes) :])
 
     def _modules(self) -> Iterator[ModuleType]:
         for place in self.places:

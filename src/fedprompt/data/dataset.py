@@ -128,10 +128,12 @@ class Dataset:
         return tuple(domain for domain in self._domains[0] if domain not in self.unseen_domains)
 
     def rows(self, *, split: str, classes: Sequence[int] | None = None, domains: Sequence[str] | None = None) -> Tensor:
-        """[M] ascending row numbers of a split, restricted to domains and (single-label data only) to classes.
+        """[M] ascending row numbers of a split, restricted to domains and to classes.
 
         `classes` are numbers, positions in `space.names`; without images of a split of a usual name (train, val, test)
-        there are no rows. Raises UserError for any other split, a domain or a class that is not there.
+        there are no rows. With several labels per image no row is of one class: all classes of `base`, with or without
+        others, leave every row. Raises UserError for any other split, a domain or a class that is not there, and there
+        for fewer classes.
         """
         self._require_known("split", (split,), (*self._splits[0], *PARTS))
         if len(self):  # what domains there are is not known of images that stay at their sites
@@ -141,10 +143,20 @@ class Dataset:
         keep[list(self.excluded)] = False
         if domains is not None:
             keep &= _is_among(self._domains, domains)
-        if classes is not None:
-            assert self.space.kind == "single", "rows of multi-label data have no one class"
+        if classes is not None and self.space.kind == "multi":
+            self._require_all_base(classes)
+        elif classes is not None:
             keep &= torch.isin(self.targets, torch.tensor(list(classes), dtype=torch.int64))
         return keep.nonzero().flatten()
+
+    def _require_all_base(self, classes: Sequence[int]) -> None:
+        """UserError for classes that would choose among images which have several."""
+        if lacking := [label for label in self.base if label not in set(classes)]:
+            raise UserError(
+                f"The images of {self.name!r} have several labels each, so that no row is of one class; give "
+                f"classes=data.base or leave `classes` out (the base class {self.space.names[lacking[0]]!r} is missing "
+                "here), and choose the candidates by data.examples(rows, classes)."
+            )
 
     def _require_known(self, what: str, given: Iterable[object], known: Collection[object]) -> None:
         wrong = next((one for one in given if not isinstance(one, Hashable) or one not in known), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -133,9 +133,18 @@ def _copies(dataset: Dataset, scan: ImageScan) -> list[tuple[int, ...]]:
     return [tuple(rows) for rows in rows_of.values() if len(rows) > 1]
 
 
+def leaking_rows(dataset: Dataset, scan: ImageScan) -> list[tuple[int, ...]]:
+    """The rows of each image that is both in the training split and in another one."""
+    return [rows for rows in _copies(dataset, scan) if _is_leak({dataset.splits[row] for row in rows})]
+
+
+def _is_leak(splits: Collection[str]) -> bool:
+    return len(splits) > 1 and "train" in splits
+
+
 def _leaks(dataset: Dataset, copies: Iterable[tuple[int, ...]]) -> Iterator[Problem]:
     for rows in copies:
-        if len(splits := {dataset.splits[row] for row in rows}) > 1 and "train" in splits:
+        if _is_leak({dataset.splits[row] for row in rows}):
             where = ", ".join(f"{dataset.source.describe(row)} ({dataset.splits[row]})" for row in rows)
             yield Problem("leak", rows, f"The same image is in several splits: {where}; keep one.")
 

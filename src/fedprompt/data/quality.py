@@ -12,7 +12,7 @@ from fedprompt.data.copies import file_stem
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.near_duplicates import near_duplicates
-from fedprompt.data.problems import ImageScan
+from fedprompt.data.problems import ImageScan, leaking_rows
 from fedprompt.errors import first_names, plural, untested
 
 RARE = 3  # images of a class, up to which its name may be a mistake
@@ -33,25 +33,49 @@ class Pair(NamedTuple):
     other: int
 
 
+class Remark(NamedTuple):
+    """A sentence on what is worth a look, and the rows that it is about, of near-duplicates those not for training."""
+
+    message: str
+    rows: tuple[int, ...] = ()
+
+
+class Ways(NamedTuple):
+    """What a user can do, in the words of whoever asked: a clause on where all pairs are, and a command.
+
+    `together` is how images of one file name are put in one split, empty where they cannot be.
+    """
+
+    all_pairs: str = ""
+    together: str = ""
+
+
 def quality_warnings(
-    dataset: Dataset, scan: ImageScan, *, input_side: int, pairs: Sequence[Pair] | None = None
-) -> tuple[str, ...]:
+    dataset: Dataset,
+    scan: ImageScan,
+    *,
+    input_side: int,
+    pairs: Sequence[Pair] | None = None,
+    ways: Ways = Ways(),  # noqa: B008  (a named tuple)
+) -> tuple[Remark, ...]:
     """A sentence each on near-duplicates, class names and counts, and image sizes, as far as images were opened.
 
     `input_side` is the side in pixels of the images that the backbone reads, and `pairs` are near-duplicates that were
     found already.
     """
+    found = near_pairs(dataset, scan) if pairs is None else pairs
     return (
-        *figure_warnings(dataset, scan, pairs=pairs),
-        *_imbalance(dataset),
+        *figure_warnings(dataset, found, ways=ways),
+        *_same_names(dataset, [*found, *leaking_rows(dataset, scan)], ways.together),
+        *map(Remark, _imbalance(dataset)),
         *_small_images(scan, input_side, dataset),
     )
 
 
-def figure_warnings(dataset: Dataset, scan: ImageScan, *, pairs: Sequence[Pair] | None = None) -> tuple[str, ...]:
+def figure_warnings(dataset: Dataset, pairs: Sequence[Pair], *, ways: Ways) -> tuple[Remark, ...]:
     """A sentence each on what makes figures too high, or silent about a class: near-duplicates, class names, counts."""
-    found = near_pairs(dataset, scan) if pairs is None else pairs
-    return (*_near_duplicates(dataset, found), *_alike_names(dataset), *_untested(dataset), *_tiny(dataset))
+    sentences = (*_alike_names(dataset), *_untested(dataset), *_tiny(dataset))
+    return (*_near_duplicates(dataset, pairs, ways.all_pairs), *map(Remark, sentences))
 
 
 def near_pairs(dataset: Dataset, scan: ImageScan, *, on_step: OnStep | None = None) -> list[Pair]:
@@ -73,14 +97,34 @@ def near_tests(dataset: Dataset, pairs: Sequence[Pair]) -> tuple[int, int]:
     return len({pair.other for pair in tested}), len({pair.other for pair in named})
 
 
-def _near_duplicates(dataset: Dataset, pairs: Sequence[Pair]) -> Iterator[str]:
+def is_drawn(dataset: Dataset) -> bool:
+    """Whether the split was drawn by the reader, so that its options can change it."""
+    return dataset.report.origins.get("splits", "").startswith("drawn")
+
+
+def _near_duplicates(dataset: Dataset, pairs: Sequence[Pair], all_pairs: str) -> Iterator[Remark]:
     if pairs:
         first, second = pairs[0]
         looks = "image that is not for training looks" if len(pairs) == 1 else "images that are not for training look"
-        yield (
+        yield Remark(
             f"{len(pairs):,} {looks} almost like a training image; if they show the same, figures are too high: "
             f"{dataset.source.describe(second)} ({dataset.splits[second]}) and {dataset.source.describe(first)} (train)"
-            f"{' for one; fedprompt check --json lists all pairs' if len(pairs) > 1 else ''}."
+            f"{' for one' if len(pairs) > 1 else ''}{f'; {all_pairs}' if all_pairs else ''}.",
+            tuple(pair.other for pair in pairs),
+        )
+
+
+def _same_names(dataset: Dataset, groups: Sequence[tuple[int, ...]], together: str) -> Iterator[Remark]:
+    """That most images which are in several splits, or almost, are files of one name, and how to keep these together.
+
+    A group are the rows of images that are equal, or almost.
+    """
+    named = [rows for rows in groups if len({file_stem(dataset.source.describe(row)) for row in rows}) < len(rows)]
+    if together and named and 2 * len(named) >= len(groups):
+        first, second = (dataset.source.describe(row) for row in named[0][:2])
+        yield Remark(
+            f"Most images that are the same in several splits, or almost, have the same file name, such as {first} and "
+            f"{second}. To keep files of one name in one split: {together}."
         )
 
 
@@ -150,14 +194,15 @@ def _imbalance(dataset: Dataset) -> Iterator[str]:
         )
 
 
-def _small_images(scan: ImageScan, input_side: int, dataset: Dataset) -> Iterator[str]:
+def _small_images(scan: ImageScan, input_side: int, dataset: Dataset) -> Iterator[Remark]:
     small = [row for row, size in scan.sizes.items() if SMALL * min(size) <= input_side]
     if small:
         row = min(small, key=lambda one: min(scan.sizes[one]))
         width, height = scan.sizes[row]
         number = "is" if len(small) == 1 else "are"
-        yield (
+        yield Remark(
             f"{len(small):,} of {plural(len(scan.sizes), 'image')} {number} at most half as large as what the backbone "
             f"reads ({input_side} x {input_side} pixels), and {number} enlarged: {dataset.source.describe(row)} has "
-            f"{width} x {height}."
+            f"{width} x {height}.",
+            tuple(small),
         )

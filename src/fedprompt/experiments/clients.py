@@ -67,7 +67,7 @@ class Clients(Sequence[Client]):
     def __getitem__(self, index: int | slice) -> Client | Clients:
         if isinstance(index, slice):
             return self._some(index)
-        number = range(len(self))[index]
+        number = self._number(index)
         shard = self.partition.shards[number]
         rows = self._rows_of(shard) if self.test else torch.empty(0)
         return Client(
@@ -78,6 +78,16 @@ class Clients(Sequence[Client]):
             domain=shard.domain,
             held_out=self._held_out_by_candidates(number),
         )
+
+    def _number(self, index: int) -> int:
+        """The number of a client that may be counted from the end; IndexError, which ends iteration, without one."""
+        try:
+            return range(len(self))[index]
+        except IndexError:
+            raise IndexError(
+                f"There is no client {index}; {plural(len(self), 'client')} {'has' if len(self) == 1 else 'have'} the "
+                f"numbers from 0 to {len(self) - 1}."
+            ) from None
 
     def _some(self, index: slice) -> Clients:
         """Some of the clients, numbered from 0 again, so that images are held out of them anew."""

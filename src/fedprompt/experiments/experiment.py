@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, find_problems
-from fedprompt.data.quality import Pair, figure_warnings, near_pairs
+from fedprompt.data.quality import Pair, Ways, figure_warnings, near_pairs
 from fedprompt.demo import DEMO, weights_folder
 from fedprompt.errors import UserError, wording
 from fedprompt.experiments.class_descriptions import (
@@ -91,7 +92,8 @@ class Experiment:
         """Sentences on what makes figures too high or silent about a class, where images were opened."""
         if not self.looked.digests:
             return ()
-        found = figure_warnings(self.dataset, self.looked, pairs=self.near_pairs)
+        ways = Ways(_where_pairs_are(self.recipe))
+        found = tuple(one.message for one in figure_warnings(self.dataset, self.near_pairs, ways=ways))
         if len(self.looked.digests) + len(self.looked.unreadable) <= MOST_HASHED:
             return found
         unhashed = "fedprompt check looks for images that are almost the same in training and test; this run did not."
@@ -103,6 +105,12 @@ class Experiment:
         reasons = (trial.refusal(self.clip.family) for trial in self.plan.trials)
         return tuple(reason for reason in reasons if reason)
 
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """Which methods are left out because, on these data, they are the same as another one."""
+        twins = ((trial, twin) for trial, twin in _with_twins(self.plan, self.dataset) if twin is not None)
+        return tuple(f"{one.name} is left out: on these data it is the same as {twin.name}." for one, twin in twins)
+
     def trainers(self, trial: Trial) -> Sequence[Client]:
         """Who trains in a trial: the clients, or one client that holds all their images."""
         if trial.sharing != "pooled":
@@ -113,6 +121,14 @@ class Experiment:
         """The same images and clients with the trial's class descriptions."""
         dataset = self.described[trial.name]
         return replace(self, dataset=dataset, clients=self.clients.over(dataset))
+
+
+def _where_pairs_are(recipe: Recipe) -> str:
+    """A clause on how to list all near-duplicates; empty where no short command does."""
+    if wording() != "shell":
+        return "fp.check(data) has their rows"
+    path = recipe.data.options.get("path")
+    return f"{shlex.join(['fedprompt', 'check', str(path), '--json'])} lists all pairs" if path else ""
 
 
 def assemble(
@@ -180,15 +196,22 @@ def _check_defaults(plan: Plan, dataset: Dataset) -> None:
 def trials_on(plan: Plan, dataset: Dataset) -> tuple[Trial, ...]:
     """The trials with the options that depend on the data, without those that become another one by that.
 
-    So a baseline with a template of its own is left out where the data set has that template.
+    So a baseline with a template of its own is left out where the data set has that template. Trials that were the same
+    before are kept: who names a method twice wants it twice.
     """
-    kept: list[Trial] = []
+    return tuple(trial for trial, twin in _with_twins(plan, dataset) if twin is None)
+
+
+def _with_twins(plan: Plan, dataset: Dataset) -> Iterator[tuple[Trial, Trial | None]]:
+    """Every trial with the options that depend on the data, and the one before it that it has become by that."""
+    kept: list[tuple[Trial, Trial]] = []
     for before in plan.trials:
         trial = before.with_data(dataset)
-        filled = trial.options != before.options
-        if not filled or not any(trial.is_same(other) for other in kept):
-            kept.append(trial)
-    return tuple(kept)
+        same = (other for was, other in kept if trial.is_same(other) and not before.is_same(was))
+        twin = next(same, None)
+        if twin is None:
+            kept.append((before, trial))
+        yield trial, twin
 
 
 def _check_held_out(plan: Plan, clients: Clients) -> None:

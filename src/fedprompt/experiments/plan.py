@@ -141,7 +141,9 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
 
     Resolving a plan's recipe again gives the same plan. `find_method` looks methods up.
     """
-    source = _bind_seeded(SOURCES, recipe.data, "source", place=f"{origin}: [data]", seed=recipe.seed)
+    source = _bind_seeded(SOURCES, recipe.data, "source", place=f"{origin}: [data]", seed=recipe.seed).returning(
+        Dataset
+    )
     rule = _bind_seeded(PARTITION_RULES, recipe.partition, "rule", place=f"{origin}: [partition]", seed=recipe.seed)
     keep = Keep.of(recipe, origin=origin)
     evaluate = recipe.evaluate
@@ -178,7 +180,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
     clients = rule.options.get("clients")
     if isinstance(clients, int) and clients > 0:  # as far as it is known before data are opened
         check_adversaries(trials, clients)
-    return Plan(recipe, origin, source, rule, trials, keep)
+    return Plan(recipe, origin, source.returning(Dataset), rule, trials, keep)
 
 
 def _with_defaults(recipe: Recipe, table: MethodTable) -> MethodTable:

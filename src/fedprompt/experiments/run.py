@@ -74,6 +74,8 @@ def start(  # noqa: PLR0913  (the plan, and what a command, a study or Python ad
         callbacks.on_message(experiment.dataset.report.sentence())
         for name, origin in experiment.origins.items():
             callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
+        for sentence in experiment.merged:
+            callbacks.on_message(sentence)
         for warning in experiment.partition.warnings:
             callbacks.on_warning(warning)
         warn_of_problems(experiment, callbacks)

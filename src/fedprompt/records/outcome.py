@@ -87,7 +87,13 @@ def stopped_early(run: Run) -> Iterator[str]:
         for trial in run.trials
         if trial.about.status == run.stopped and trial.about.rounds
     ]
-    missing = [name for name in run.planned if name not in {trial.name for trial in run.trials}]
-    left = [f"{series(missing)} {'has' if len(missing) == 1 else 'have'} not begun"] if missing else []
+    left = [sentence.removesuffix(".") for sentence in not_begun(run)]
     how = "was interrupted" if run.stopped == "interrupted" else "ended with an error"
     yield f"The run {how}: {'; '.join((*cut, *left))}." if cut or left else f"The run {how}."
+
+
+def not_begun(run: Run) -> Iterator[str]:
+    """Which methods of a run that ended have not begun; nothing if all have."""
+    missing = [name for name in run.planned if name not in {trial.name for trial in run.trials}]
+    if missing:
+        yield f"{series(missing)} {'has' if len(missing) == 1 else 'have'} not begun."

@@ -33,11 +33,26 @@ def legend(run: Run) -> list[tuple[str, str]]:
     """(heading, meaning) of the columns of the results table, of their metrics if there are several, and of uploads."""
     columns = [column for column in run.columns if ":" not in column]
     found = [(run.title(column), meaning(run, column)) for column in columns]
+    if same := _same_images(run):
+        found = [(name, text + same * (name == run.title("local"))) for name, text in found]
     shown = {key.removesuffix(TUNED) for key in (run.header.metric, *run.header.further)} if run.header.further else ()
     found += [(name, text.format(run.threshold)) for key, (name, text) in MEASURED.items() if key in shown]
     if any(trial.bytes_up for trial in run.trials):
         found.append((UPLOAD, _upload_meaning(run)))
     return [(name, meaning) for name, meaning in found if meaning]
+
+
+def _same_images(run: Run) -> str:
+    """That Local is about the images of Base, and equals it where all clients share one model; else empty."""
+    scored = [trial for trial in run.trials if "local" in trial.figures and "base" in trial.figures]
+    counts = [{one.num_examples for column in ("local", "base") for one in trial.final(column)} for trial in scored]
+    if any(len(own) != 1 for own in counts) or not any(t.figures["local"] == t.figures["base"] for t in scored):
+        return ""
+    base = run.title("base")
+    return (
+        f"; here every client is tested on all images of {base}, so that the two are equal by construction unless "
+        "clients keep a part of the model to themselves"
+    )
 
 
 def _upload_meaning(run: Run) -> str:

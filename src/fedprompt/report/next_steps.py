@@ -75,6 +75,10 @@ class Proposals(Protocol):
         """Run again with images of the same file name in one split."""
         ...
 
+    def near_duplicates(self) -> str:
+        """List images that look almost like a training image."""
+        ...
+
     def evaluate(self, key: str, value: str) -> str:
         """Run again with another value of a key of [evaluate]."""
         ...
@@ -143,6 +147,10 @@ class Commands:
     def names_together(self) -> str:
         """`fedprompt run RECIPE --set data.names_together=true`."""
         return self._anew(data__names_together="true")
+
+    def near_duplicates(self) -> str:
+        """`fedprompt check RECIPE --json`."""
+        return self._of("check", "--json")
 
     def evaluate(self, key: str, value: str) -> str:
         """`fedprompt run RECIPE --set evaluate.KEY=...`."""
@@ -250,6 +258,10 @@ class Calls:
         """`fp.load_dataset(..., names_together=True)`."""
         return "fp.load_dataset(..., names_together=True)"
 
+    def near_duplicates(self) -> str:
+        """`fp.check(data)`."""
+        return "fp.check(data), whose rows data.without(rows) leaves out"
+
     def evaluate(self, key: str, value: str) -> str:
         """`fp.train(..., settings={"evaluate.KEY": ...})`."""
         return f'fp.train(..., {self._found}settings={{"evaluate.{key}": {value!r}}})'
@@ -318,13 +330,19 @@ def _near_duplicates(run: Run, commands: Proposals) -> Iterator[str]:
     """How to keep test images that look like training images out of the test part."""
     data, table = run.header.data, run.header.recipe.get("data")
     options = table if isinstance(table, dict) else {}
-    if 2 * data.near_of_same_name >= max(1, data.near_duplicates) and options.get("names_together") is False:
+    named = 2 * data.near_of_same_name >= max(1, data.near_duplicates)
+    if named and options.get("names_together") is False and _is_drawn(run):
         yield f"Keep files of one name, such as a photograph in several domains, together: {commands.names_together()}"
     elif data.near_duplicates:
         yield (
-            "Remove images that show the same as another one, or put them into the same split (fedprompt check --json "
-            "lists the pairs)."
+            "Remove images that show the same as another one, or put them into the same split; what lists them: "
+            f"{commands.near_duplicates()}"
         )
+
+
+def _is_drawn(run: Run) -> bool:
+    """Whether the split was drawn, so that options of the data can change it."""
+    return run.header.data.origins.get("splits", "").startswith("drawn")
 
 
 def _more_rounds(run: Run, commands: Proposals) -> Iterator[str]:
@@ -417,7 +435,7 @@ def _more_test_images(run: Run, images: int, commands: Proposals) -> str:
     data = run.header.recipe.get("data")
     share = data.get("test_fraction") if isinstance(data, dict) else None
     few = f"{images} test images say little about small differences"
-    if run.header.data.origins.get("splits", "").startswith("drawn") and isinstance(share, int | float):
+    if _is_drawn(run) and isinstance(share, int | float):
         if share < MOST_HELD_BACK:
             return f"{few}; hold more back: {commands.more_tests(MOST_HELD_BACK)}"
         return f"{few}; collect more images."

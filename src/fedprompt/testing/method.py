@@ -57,6 +57,14 @@ class MethodTests(MethodOptionTests):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("single", "multi")
 
+    def test_the_constructors_generator_alone_decides(self) -> None:
+        """Two objects built with equal generators have equal tensors, whatever was drawn in between."""
+        wrong = differing(*(dict(self._build().state_dict()) for _ in range(2)))
+        assert not wrong, (
+            f"Two objects of {self._name} that are built with equal generators differ in {wrong}; draw initial values "
+            "from the constructor's `generator`, as in torch.randn(..., generator=generator)."
+        )
+
     def test_forgotten_features_change_no_bit(self) -> None:
         """Training gives the same bits with a feature cache, without one, and with one that forgets at random."""
         caches = {"without a cache": FeatureCache(memory_bytes=0), "with a cache that forgets": ForgetfulCache()}

@@ -91,15 +91,14 @@ class Partition:
         A training row is of the training split, a base class and a seen domain, and belongs to one client, once; test
         rows are of the test split. Anything else makes figures too high.
         """
-        single = dataset.space.kind == "single"
-        allowed = dataset.rows(split="train", classes=dataset.base if single else None, domains=dataset.seen_domains)
+        allowed = dataset.rows(split="train", classes=dataset.base, domains=dataset.seen_domains)
         whose = f"The rule {rule or self.rule!r}"
         wrong = _outside((shard.rows for shard in self.shards), allowed)
         if wrong:
             raise UserError(
                 f"{whose} gives clients {plural(len(wrong), 'row')} that {_be(wrong)} not to be trained on: "
-                f'{_why_not(wrong[0], dataset)}; take rows from data.rows(split="train", '
-                f"{'classes=data.base, ' if single else ''}domains=data.seen_domains)."
+                f'{_why_not(wrong[0], dataset)}; take rows from data.rows(split="train", classes=data.base, '
+                "domains=data.seen_domains)."
             )
         counts = Counter(chain.from_iterable(shard.rows for shard in self.shards))
         if twice := [row for row, count in counts.items() if count > 1]:
