@@ -51,10 +51,7 @@ def run_tasks(
                 watch.require()
                 yield None
             for one in ended:
-                failure = _failure(one)
-                if failure:
-                    watch.require(notice=NOTICE)
-                yield Ended(running.pop(one), failure)
+                yield Ended(running.pop(one), _failure(one, watch))
 
 
 def _work(process: Process, box: tuple[Any, ...]) -> None:
@@ -63,8 +60,14 @@ def _work(process: Process, box: tuple[Any, ...]) -> None:
     work(piece)
 
 
-def _failure(reference: Any) -> str:
-    """Why a task failed, "" if it did not."""
+def _failure(reference: Any, watch: Watch) -> str:
+    """Why a task failed, "" if it did not; UserError if that is the end of Ray itself."""
+    if failure := _reason(reference):
+        watch.require(notice=NOTICE)
+    return failure
+
+
+def _reason(reference: Any) -> str:
     try:
         ray.get(reference)
     except RayTaskError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,7 @@ from fedprompt.data.images import ImageSource
 from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.evaluate import Score, images_per_batch
 from fedprompt.ops.metrics import require_finite
-from fedprompt.runtimes.ray.actor import Part, Scoring, Task, Trained, pack, unpack
+from fedprompt.runtimes.ray.actor import Part, Scoring, Stored, Task, Trained, pack, unpack
 from fedprompt.runtimes.ray.alive import RayEndedError
 from fedprompt.runtimes.ray.pool import Member, Pool
 from fedprompt.runtimes.ray.queues import Costs
@@ -117,15 +118,13 @@ class OnRay(Simulator):
         }
         found: dict[Hashable, Tensor] = {}
 
-        def submit(member: Member, keys: Sequence[tuple[int, int, int]]) -> Any:
+        def submit(sent: Stored, member: Member, keys: Sequence[tuple[int, int, int]]) -> Any:
             task = Task(-1) if owner is None else self._task(member, owner)
             return member.actor.predict.remote(self.trial, sent, task, {key: parts[key] for key in keys}, where)
 
         where = Scoring(examples.space, batch_size)
-        with self._end_named("while images were classified"):
-            sent = self.pool.store(pack(shared))
-            for _, answers in self.pool.run(list(parts), submit, self._costs["predict"]):
-                found.update((key, torch.tensor(logits)) for key, logits in answers)
+        for _, answers in self._answers("predict", list(parts), shared, submit, when="while images were classified"):
+            found.update((key, torch.tensor(logits)) for key, logits in answers)
         logits = torch.cat([found[key] for key in parts])  # [N, C]
         require_finite(logits, type(self.method).__name__)
         return logits
@@ -144,23 +143,35 @@ class OnRay(Simulator):
         errors: dict[int, UserError] = {}
         done = 0
 
-        def submit(member: Member, chunk: Sequence[int]) -> Any:
+        def submit(sent: Stored, member: Member, chunk: Sequence[int]) -> Any:
             tasks = [self._task(member, client, after.get(client, 0)) for client in chunk]
             return getattr(member.actor, kind).remote(self.trial, round_number, sent, tasks)
 
-        with self._end_named(f"in round {round_number}"):
-            sent = self.pool.store(pack(shared))
-            for member, answers in self.pool.run(clients, submit, self._costs[kind]):
-                for client, answer in answers:
-                    if isinstance(answer, UserError):
-                        errors[client] = answer
-                    else:
-                        receive(member, client, answer)
-                done += len(answers)
-                self._report_progress(done, len(clients))
+        for member, answers in self._answers(kind, clients, shared, submit, when=f"in round {round_number}"):
+            for client, answer in answers:
+                if isinstance(answer, UserError):
+                    errors[client] = answer
+                else:
+                    receive(member, client, answer)
+            done += len(answers)
+            self._report_progress(done, len(clients))
         for client in clients:
             if client in errors:
                 raise errors[client]
+
+    def _answers(
+        self,
+        kind: str,
+        items: Sequence[Hashable],
+        shared: State,
+        submit: Callable[[Stored, Member, Sequence[Any]], Any],
+        *,
+        when: str,
+    ) -> Iterator[tuple[Member, list[Any]]]:
+        """The actors' answers about items as they come, with the shared state put once for all."""
+        with self._end_named(when):
+            sent = self.pool.store(pack(shared))
+            yield from self.pool.run(items, partial(submit, sent), self._costs[kind])
 
     @contextmanager
     def _end_named(self, when: str) -> Iterator[None]:
