@@ -281,6 +281,8 @@ def test_an_adapter_whose_scores_are_not_finite_predicts_nothing(finished: Path,
     save_file(
         {name: torch.full_like(one, torch.nan) for name, one in tensors.items()}, folder / "adapter_model.safetensors"
     )
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"weights_sha256": None}))  # as if it was trained so
     said = call("predict", folder, image, code=2)
     assert "PromptFL gives" in said and "scores that are not finite (nan for one)" in said and "nan%" not in said
     same = sentence("predict", finished, image, "--classes", "anchor, Anchor")

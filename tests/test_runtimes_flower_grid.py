@@ -240,7 +240,7 @@ def test_no_site_helps_to_sum_fewer_survivors_than_its_minimum(tmp_path: Path) -
     over = grid(tmp_path)
     over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED_INPUT else reply
     text = one(tmp_path, SUMS.replace("0.6", "0.51"))
-    run_on_sites(text, tmp_path / "out", GridChannel(over, poll=0), deployment(deadline=3), home=tmp_path)
+    run_on_sites(text, tmp_path / "out", GridChannel(over, poll=0), deployment(deadline=8), home=tmp_path)
     for event in events_of(tmp_path / "out", NAMES[0], "round"):
         assert event.kept == () and event.skipped and set(event.failed) == {0, 1, 2}
         assert all("over 2 clients would be below its minimum of 3" in event.failed[client] for client in (0, 2))
