@@ -29,7 +29,7 @@ from tools.markdown import ROOT, SOURCE
 
 BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n)(.*?)(<!-- end of measured -->)", re.DOTALL)
 COMPARED = ("compare_single", "compare_multi")
-COSTS = ("bytes", "seconds")
+COSTS = ("bytes",)  # seconds are of machines with other work, see the page
 RATES = {  # recipe with rates that a search found -> recipes that take them
     "compare_single": ("compare_single", "settings"),
     "compare_multi": ("compare_multi", "multilabel_settings"),
