@@ -44,13 +44,18 @@ def _never_right(main: TrialRecord, present: Sequence[ClassDecisions]) -> Iterat
         )
 
 
-def near_duplicates(run: Run) -> Iterator[str]:
-    """How many test images look almost like a training image, or that images of one name are counted together."""
-    data, table = run.header.data, run.header.recipe.get("data")
+def drawn_together(run: Run) -> Iterator[str]:
+    """That the intervals count images of one name together."""
+    table = run.header.recipe.get("data")
     if isinstance(table, dict) and table.get("names_together"):
         yield (
             "Files of one name are in the same split, and the intervals take them together, as they may show the same."
         )
+
+
+def near_duplicates(run: Run) -> Iterator[str]:
+    """How many test images look almost like a training image."""
+    data = run.header.data
     if data.near_duplicates:
         looks = "image looks" if data.near_duplicates == 1 else "images look"
         yield (

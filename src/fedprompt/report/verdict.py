@@ -14,7 +14,14 @@ from fedprompt.records.events import IntervalEvent
 from fedprompt.records.outcome import stopped_early
 from fedprompt.records.reading import AVERAGED, NATURAL, Run, Score, TrialRecord
 from fedprompt.report.collapse import collapse, too_many_labels
-from fedprompt.report.decisions import decisions, majority, near_duplicates, never_predicted, untested_classes
+from fedprompt.report.decisions import (
+    decisions,
+    drawn_together,
+    majority,
+    near_duplicates,
+    never_predicted,
+    untested_classes,
+)
 from fedprompt.report.equal_figures import equal_figures
 from fedprompt.report.next_steps import Situation, is_tuning, proposals, steps, uses_drawings_clip
 from fedprompt.report.rounds import STILL, ended_early, fewer_rounds, kept_rounds, losses, percent
@@ -53,6 +60,7 @@ def verdict(run: Run, folder: str = "") -> Verdict:
         *_against_reference(run, main, column),
         *_against_others(run, main, column),
         *_best(run, main, column),
+        *drawn_together(run),
         *near_duplicates(run),
         *fewer_rounds(run),
         *ended_early(run),
