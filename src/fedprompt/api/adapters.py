@@ -319,7 +319,7 @@ class Adapter:
         _warn_of(given)
         probabilities = class_probabilities(logits, space.kind)
         shown_images = Images(given.source, tuple(range(len(given.source))))
-        limits = choose_thresholds(self._files, (method, clip), shown_images, space)
+        limits = choose_thresholds(self._files, (method, clip), shown_images, space, probabilities)
         if not limits.fitted:
             warnings.warn(limits.sentence, stacklevel=3)
         return Predictions(

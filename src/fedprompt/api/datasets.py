@@ -20,8 +20,9 @@ from fedprompt.data.intake.tables import IMAGE_COLUMNS
 from fedprompt.data.joined import partitioned
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import find_problems, scan_images
-from fedprompt.data.quality import Remark, Ways, is_drawn, quality_warnings
+from fedprompt.data.quality import Remark, Ways, quality_warnings
 from fedprompt.data.sources.huggingface import undecoded
+from fedprompt.data.splits import is_drawn
 from fedprompt.data.table_source import TableSource
 from fedprompt.demo import SOURCES as EMBEDDED
 from fedprompt.errors import UserError, did_you_mean, series, worded
@@ -243,7 +244,7 @@ def check(
     rows_read = [row for row in range(len(data.source)) if row not in data.excluded]
     scan = scan_images(data.source, rows_read, workers=workers, perceptual=duplicates)
     rows = [{"kind": one.kind, "rows": one.rows, "message": one.message} for one in find_problems(data, scan)]
-    can = data.table.get("names_together") is False and is_drawn(data)
+    can = data.table.get("names_together") is False and is_drawn(data.intake.origins)
     ways = Ways("leave them out by data.without(rows)", "load_dataset(..., names_together=True)" if can else "")
     remarks = quality_warnings(data, scan, input_side=_side(clip, side), ways=ways)
     warnings = (*map(Remark, data.report.all_warnings()), *remarks)

@@ -133,10 +133,11 @@ def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quie
 
 def _ways(what: str, settings: Sequence[str], plan: Plan, dataset: Dataset) -> Ways:
     """The commands that list all near-duplicates, and that keep files of one name together where that is possible."""
-    from fedprompt.data.quality import Ways, is_drawn
+    from fedprompt.data.quality import Ways
+    from fedprompt.data.splits import is_drawn
 
     command = " ".join(["fedprompt check", shlex.quote(what), *_given(settings)])
-    can = plan.source.options.get("names_together") is False and is_drawn(dataset)
+    can = plan.source.options.get("names_together") is False and is_drawn(dataset.intake.origins)
     together = f"{command} {data_setting('names_together', True)}" if can else ""
     return Ways(f"{command} --json lists all pairs", together)
 

@@ -88,10 +88,12 @@ def with_runtime(settings: Sequence[str] | None, on: str | None) -> list[str]:
     given = list(settings or ())
     if on is None:
         return given
+    from fedprompt.config.settings import parsed_value
+
     wanted = f"runtime.name={require_runtime(on)}"
     for setting in given:
         key, _, value = setting.partition("=")
-        if key.strip() == "runtime.name" and value.strip().strip("\"'") != on:
+        if key.strip() == "runtime.name" and parsed_value(value.strip()) != on:
             raise UserError(f"--on {on} and --set {setting} contradict each other; leave one of them out.")
     return [*given, wanted]
 

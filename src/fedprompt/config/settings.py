@@ -99,7 +99,7 @@ def _apply(tables: Toml, setting: str, keys: Collection[str]) -> None:
     if not isinstance(place, dict):
         hint = suggestion(last, (), keys) or f"; write e.g. {_example()}."
         raise UserError(f"{_named(setting)} does not name a key of a table{hint}")
-    place[last] = _value(value.strip())
+    place[last] = parsed_value(value.strip())
 
 
 def _named(setting: str) -> str:
@@ -120,7 +120,8 @@ def _enter(place: Any, key: str, setting: str) -> Any:
     )
 
 
-def _value(text: str) -> Any:
+def parsed_value(text: str) -> Any:
+    """The value of a setting: TOML, or else the text itself."""
     try:
         return load_toml(f"value = {text}")["value"]
     except ValueError:

@@ -97,11 +97,6 @@ def near_tests(dataset: Dataset, pairs: Sequence[Pair]) -> tuple[int, int]:
     return len({pair.other for pair in tested}), len({pair.other for pair in named})
 
 
-def is_drawn(dataset: Dataset) -> bool:
-    """Whether the split was drawn by the reader, so that its options can change it."""
-    return dataset.report.origins.get("splits", "").startswith("drawn")
-
-
 def _near_duplicates(dataset: Dataset, pairs: Sequence[Pair], all_pairs: str) -> Iterator[Remark]:
     if pairs:
         first, second = pairs[0]

@@ -10,7 +10,8 @@ from fedprompt.errors import UserError
 from fedprompt.seeding import seed_for
 
 FRACTIONS = (0.5, 0.2)  # train and val of every class; the rest is for testing
-STRATIFIED_ORIGIN = f"drawn with the seed {{seed}}, {1 - sum(FRACTIONS):.0%} test and {FRACTIONS[1]:.0%} validation"
+DRAWN = "drawn"  # how an origin of splits begins that no file has given
+STRATIFIED_ORIGIN = f"{DRAWN} with the seed {{seed}}, {1 - sum(FRACTIONS):.0%} test and {FRACTIONS[1]:.0%} validation"
 VALIDATION = 0.2  # of an official training split
 
 
@@ -146,7 +147,12 @@ def _shuffled(
 
 def drawn_origin(test_fraction: float, seed: int) -> str:
     """Where a split comes from that `draw_test_splits` has drawn, in words."""
-    return f"drawn with the seed {seed}, {100 * test_fraction:g}% of each class for testing"
+    return f"{DRAWN} with the seed {seed}, {100 * test_fraction:g}% of each class for testing"
+
+
+def is_drawn(origins: Mapping[str, str]) -> bool:
+    """Whether `draw_test_splits` has drawn a split, by where the parts of a data set come from in words."""
+    return origins.get("splits", "").startswith(DRAWN)
 
 
 def check_test_fraction(fraction: float, *, name: str = "test_fraction") -> None:

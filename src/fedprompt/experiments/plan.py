@@ -180,7 +180,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
     clients = rule.options.get("clients")
     if isinstance(clients, int) and clients > 0:  # as far as it is known before data are opened
         check_adversaries(trials, clients)
-    return Plan(recipe, origin, source.returning(Dataset), rule, trials, keep)
+    return Plan(recipe, origin, source, rule, trials, keep)
 
 
 def _with_defaults(recipe: Recipe, table: MethodTable) -> MethodTable:

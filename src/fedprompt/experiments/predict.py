@@ -105,7 +105,10 @@ def introduction(adapter: Adapter, *, others: bool = False) -> Iterator[str]:
     With `others`, other classes than the adapter's are or may be given, of which the figures are not. Of an adapter
     outside a run, only the method.
     """
-    run = _run_with(adapter)
+    yield from _introduced(adapter, _run_with(adapter), others=others)
+
+
+def _introduced(adapter: Adapter, run: Run | None, *, others: bool) -> Iterator[str]:
     trial = next((one for one in run.trials if one.name == adapter.folder.name), None) if run else None
     if run is None or trial is None:
         yield f"{label_of(adapter)}, from the adapter {adapter.folder}."
@@ -118,8 +121,9 @@ def introduction(adapter: Adapter, *, others: bool = False) -> Iterator[str]:
 
 def introduction_on_page(adapter: Adapter, *, others: bool) -> Iterator[str]:
     """The same without a path of this machine; then the run, its training images, and what its CLIP does not know."""
-    yield from (said.replace(str(adapter.folder), adapter.folder.name) for said in introduction(adapter, others=others))
     run = _run_with(adapter)
+    for said in _introduced(adapter, run, others=others):
+        yield said.replace(str(adapter.folder), adapter.folder.name)
     if run is not None:
         place = adapter.folder.absolute().parent.parent
         yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."
@@ -237,13 +241,15 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
     unreadable = (*given.unusable, *(one for batch in batches for one in batch.unreadable))
     source = every.take([row for batch in batches for row in batch.rows])
     logits = torch.cat([batch.logits for batch in batches])  # [N, C]
-    chosen = choose_thresholds(adapter, (method, clip), Images(source, tuple(range(len(source)))), space)
+    probabilities = class_probabilities(logits, space.kind)
+    images = Images(source, tuple(range(len(source))))
+    chosen = choose_thresholds(adapter, (method, clip), images, space, probabilities)
     limits = chosen.values
     matched = None if labels is None else match(labels, source.files, unread=[one.path for one in unreadable])
     found = Predictions(
         decide(source.names, logits, space, limits, matched.targets if matched else None),
         space,
-        class_probabilities(logits, space.kind),
+        probabilities,
         tuple(source.files),
         method=adapter.card.method,
         thresholds=tuple(limits.tolist()) if space.kind == "multi" else (),

@@ -34,11 +34,14 @@ class Thresholds:
     fitted: bool = True
 
 
-def choose_thresholds(adapter: Adapter, trained: tuple[Method, Clip], images: Images, space: LabelSpace) -> Thresholds:
-    """The thresholds for labels of `space` in these images; `UNFITTED` for a label whose own one does not hold.
+def choose_thresholds(
+    adapter: Adapter, trained: tuple[Method, Clip], images: Images, space: LabelSpace, probabilities: Tensor
+) -> Thresholds:
+    """The thresholds for labels of `space`, of which these images have `probabilities` [B, C].
 
-    Fitted ones hold among other classes only if the probabilities of the labels that both have stay the same there,
-    which is measured on the first images: those of a method may be shares among the candidates.
+    `UNFITTED` stands for a label whose own one does not hold. Fitted ones hold among other classes only if the
+    probabilities of the labels that both have stay the same there, which is measured on the first images: those of a
+    method may be shares among the candidates.
     """
     fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
     own = {name: fitted[name] for name in space.names if name in fitted}
@@ -46,7 +49,7 @@ def choose_thresholds(adapter: Adapter, trained: tuple[Method, Clip], images: Im
         return Thresholds(torch.full((len(space),), UNFITTED))
     if not own:
         return Thresholds(*_unfitted(space, "no threshold was fitted for these classes"), fitted=False)
-    if not _hold(adapter.space, trained, images, space):
+    if not _hold(adapter.space, trained, images, space, probabilities):
         why = (
             f"the threshold that was fitted on training images, {_span(own)}, is one among the "
             f"{plural(len(adapter.space), 'class')} of the adapter, and with other classes these probabilities change"
@@ -71,15 +74,14 @@ def _span(own: Mapping[str, float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _hold(fitted: LabelSpace, trained: tuple[Method, Clip], images: Images, space: LabelSpace) -> bool:
+def _hold(
+    fitted: LabelSpace, trained: tuple[Method, Clip], images: Images, space: LabelSpace, probabilities: Tensor
+) -> bool:
     """Whether the labels of both have the same probabilities among the classes of either."""
     if set(fitted.names) == set(space.names):
         return True
-    shared = [name for name in space.names if name in set(fitted.names)]
     few = images.take(range(min(MEASURED, len(images))))
-
-    def probabilities(candidates: LabelSpace) -> Tensor:
-        columns = [candidates.names.index(name) for name in shared]
-        return class_probabilities(predict(*trained, few, candidates), candidates.kind)[:, columns]
-
-    return torch.allclose(probabilities(space), probabilities(fitted), rtol=0, atol=SAME)
+    own = class_probabilities(predict(*trained, few, fitted), fitted.kind)
+    shared = [name for name in space.names if name in set(fitted.names)]
+    here, there = ([one.names.index(name) for name in shared] for one in (space, fitted))
+    return torch.allclose(probabilities[: len(few)][:, here], own[:, there], rtol=0, atol=SAME)

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from fedprompt.config.method_files import method_files
 from fedprompt.config.outside_code import is_outside
 from fedprompt.config.tuned import recommended
+from fedprompt.data.splits import is_drawn
 from fedprompt.demo import DEMO
 from fedprompt.demo import SOURCES as EMBEDDED
 from fedprompt.methods import load, missing
@@ -331,18 +332,13 @@ def _near_duplicates(run: Run, commands: Proposals) -> Iterator[str]:
     data, table = run.header.data, run.header.recipe.get("data")
     options = table if isinstance(table, dict) else {}
     named = 2 * data.near_of_same_name >= max(1, data.near_duplicates)
-    if named and options.get("names_together") is False and _is_drawn(run):
+    if named and options.get("names_together") is False and is_drawn(run.header.data.origins):
         yield f"Keep files of one name, such as a photograph in several domains, together: {commands.names_together()}"
     elif data.near_duplicates:
         yield (
             "Remove images that show the same as another one, or put them into the same split; what lists them: "
             f"{commands.near_duplicates()}"
         )
-
-
-def _is_drawn(run: Run) -> bool:
-    """Whether the split was drawn, so that options of the data can change it."""
-    return run.header.data.origins.get("splits", "").startswith("drawn")
 
 
 def _more_rounds(run: Run, commands: Proposals) -> Iterator[str]:
@@ -435,7 +431,7 @@ def _more_test_images(run: Run, images: int, commands: Proposals) -> str:
     data = run.header.recipe.get("data")
     share = data.get("test_fraction") if isinstance(data, dict) else None
     few = f"{images} test images say little about small differences"
-    if _is_drawn(run) and isinstance(share, int | float):
+    if is_drawn(run.header.data.origins) and isinstance(share, int | float):
         if share < MOST_HELD_BACK:
             return f"{few}; hold more back: {commands.more_tests(MOST_HELD_BACK)}"
         return f"{few}; collect more images."

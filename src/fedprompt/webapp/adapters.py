@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -23,7 +24,7 @@ from fedprompt.experiments.predict import (
     restore,
     run_of,
 )
-from fedprompt.experiments.prediction_thresholds import Thresholds, choose_thresholds
+from fedprompt.experiments.prediction_thresholds import choose_thresholds
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
@@ -92,7 +93,7 @@ class Adapters:
         """The classes of the first adapter, which the page proposes."""
         return self.opened[0].files.space.names
 
-    @property
+    @cached_property
     def about(self) -> tuple[str, ...]:
         """What is said of every adapter, each sentence once."""
         said = (introduction_on_page(one.files, others=True) for one in self.opened[1:])
@@ -135,20 +136,18 @@ def _recognised(one: Opened, images: Images, classes: Sequence[str]) -> tuple[Sa
     """What an adapter recognises in an image, and sentences on its candidates and decisions."""
     space = candidates(one.files, classes)
     check_distinct_texts(one.clip, space)
-    limits = choose_thresholds(one.files, (one.method, one.clip), images, space)
     found = recognise(one.method, one.clip, images, space)
-    event = SampleEvent(trial=one.name, sample="0", decided=_decided(one, images, space, limits), **found)
-    said = [f"{one.name}: {limits.sentence}"] if limits.sentence else []
-    return event, [*candidate_warnings(one.clip, space), *said]
+    decided, said = (None, "") if space.kind == "single" else _decided(one, images, space)
+    event = SampleEvent(trial=one.name, sample="0", decided=decided, **found)
+    return event, [*candidate_warnings(one.clip, space), *([f"{one.name}: {said}"] if said else [])]
 
 
-def _decided(one: Opened, images: Images, space: LabelSpace, limits: Thresholds) -> tuple[str, ...] | None:
-    """The labels from the decision thresholds on; None with one label per image."""
-    if space.kind == "single":
-        return None
-    probabilities = class_probabilities(predict(one.method, one.clip, images, space)[0], space.kind)  # [C]
-    present = probabilities >= limits.values
-    return tuple(space.names[label] for label in present.nonzero().flatten().tolist())
+def _decided(one: Opened, images: Images, space: LabelSpace) -> tuple[tuple[str, ...], str]:
+    """The labels from the decision thresholds on, of one image that may have several, and where these are from."""
+    probabilities = class_probabilities(predict(one.method, one.clip, images, space), space.kind)  # [1, C]
+    limits = choose_thresholds(one.files, (one.method, one.clip), images, space, probabilities)
+    present = probabilities[0] >= limits.values
+    return tuple(space.names[label] for label in present.nonzero().flatten().tolist()), limits.sentence
 
 
 def check_classes(classes: Sequence[str]) -> None:
