@@ -13,7 +13,7 @@ from benchmarks.acceptance import criteria as proofs_module
 from benchmarks.acceptance.__main__ import page
 from benchmarks.acceptance.criteria import Criterion, Proof, Row, row, settled
 from benchmarks.mutations import fuzz
-from benchmarks.robustness import BROKEN, Bench, Case, Found, cases
+from benchmarks.robustness import BROKEN, Bench, Case, Found, average, cases
 
 from fedprompt.records.events import HeaderEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder
@@ -95,10 +95,23 @@ def test_robustness_continues_where_it_stopped(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         BENCH.complete(path)
     first, measured[:] = list(measured), []
-    monkeypatch.setattr(robustness, "cases", lambda: list(cases())[:5])
+    monkeypatch.setattr(robustness, "cases", lambda scope: list(cases(scope))[:5])
     found = BENCH.complete(path)
     assert not set(first) & set(measured) and len(found) == 5 and found == BENCH.read(path)
-    assert not Bench("promptfl", 21).read(path), "results of other settings are not these"
+    for other in (Bench("promptfl", 21), Bench("promptfl", 20, seed=2)):
+        assert not other.read(path), "results of other settings are not these"
+
+
+def test_results_of_several_seeds_are_means_with_their_deviation_and_all_refusals() -> None:
+    case, alone = Case("median", "gaussian"), Case("krum")
+    found = average([{case: Found(0.7, 20), alone: Found(0.5)}, {case: Found(0.8, 19)}])
+    assert set(found) == {case} and str(found[case]) == "0.750 ± 0.071" and found[case].refused == 39
+    assert average([]) == {}
+    page_of = robustness.page({BENCH: average([{one: Found(0.8, 40) for one in cases()}] * 3)}, (1, 2, 3))
+    assert "| nan | 0.800 ± 0.000 | 0.800 ± 0.000 | +0.0 | 120 |" in page_of and "fedmvp" not in page_of
+    every = {case: Found(0.8, 40 if case.attack in BROKEN else 0) for case in cases()}
+    nan = next(attacks.criteria(BENCH, average([every, every])))
+    assert isinstance(nan, Row) and (nan.verdict, "80 of 80 refused" in nan.measured) == ("met", True)
 
 
 def assert_met(criteria: object) -> list[Criterion]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.acceptance import attacks, crashes, images, privacy, processes, secure, sizes, untrusted
 from benchmarks.acceptance.criteria import ROOT, Criterion, Row, settled, table
-from benchmarks.robustness import RESULTS, Bench
+from benchmarks.robustness import RESULTS, ROUNDS, SEEDS, Bench, average
 from fedprompt.records.run_folder import write_atomic
 
 PAGE = ROOT / "docs" / "acceptance.md"
@@ -41,11 +41,12 @@ real processes are `fedprompt deploy rehearse --full`.
 
 def subjects(given: argparse.Namespace, folder: Path) -> Mapping[str, Callable[[], Iterable[Criterion]]]:
     """The tables of the page by title."""
-    bench = Bench(given.method, given.rounds)
+    benches = [Bench(given.method, ROUNDS[given.method], seed) for seed in SEEDS]
+    found = average([bench.read(given.robustness) for bench in benches])
     return {
         "Secure aggregation": secure.criteria,
         "Differential privacy": lambda: privacy.criteria(folder),
-        "Faulty and malicious clients": lambda: attacks.criteria(bench, bench.read(given.robustness)),
+        "Faulty and malicious clients": lambda: attacks.criteria(benches[0], found),
         "Crashes and resumes": lambda: crashes.criteria(folder),
         "Real processes": lambda: processes.criteria(given.rehearsal),
         "Images at a site": lambda: images.criteria(folder),
@@ -84,8 +85,7 @@ def main() -> None:
         "--rehearsal", type=Path, nargs="*", default=[], help="folders of `fedprompt deploy rehearse --full`"
     )
     parser.add_argument("--robustness", type=Path, default=RESULTS, help="results of `python -m benchmarks.robustness`")
-    parser.add_argument("--method", default="promptfl", help="the method of those results")
-    parser.add_argument("--rounds", type=int, default=20, help="the rounds of those results")
+    parser.add_argument("--method", choices=list(ROUNDS), default="promptfl", help="the method of those results")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
     given = parser.parse_args()
     started = time.monotonic()

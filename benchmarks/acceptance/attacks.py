@@ -77,7 +77,7 @@ class Measured:
         """Two faulty clients, compared with a run without these two."""
 
         def said(absent: Found, one: Found) -> tuple[str, bool]:
-            cost, sent = 100 * (absent.accuracy - one.accuracy), ADVERSARIES * rounds
+            cost, sent = 100 * (absent.accuracy - one.accuracy), ADVERSARIES * rounds * one.runs
             refused = one.refused == sent
             return f"costs {cost:.1f} points; {one.refused} of {sent} refused, with the reason", cost <= 1 and refused
 
