@@ -158,14 +158,34 @@ def test_a_threshold_that_was_fitted_among_other_classes_is_not_used_and_warned_
     data = tiny_dataset("multi")
     run = fp.train("fedmpt", clip, data, fp.partition(data, "iid", clients=2), **QUIET)
     adapter, image = run.adapter(), data.source.open(0)
+    base = [data.space.names[label] for label in data.base]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        adapter.predict(image)
-        adapter.predict(image, classes=adapter.classes[::-1])
+        adapter.predict(image, classes=base)
+        adapter.predict(image, classes=base[::-1])
     with pytest.warns(UserWarning, match=r"present from 50\.0%; the threshold .* one among the \d+ classes"):
         predicted = adapter.predict(image, classes=adapter.classes[:3])
     assert predicted.present is not None
     assert torch.equal(predicted.present, predicted.probabilities >= 0.5)
+
+
+def test_a_threshold_that_was_fitted_among_base_classes_is_one_among_those_alone(clip: fp.Clip) -> None:
+    data = tiny_dataset("multi")
+    names, image = [data.space.names[label] for label in (*data.base, *data.new)], data.source.open(0)
+    for method, holds in (("fedmpt", False), ("zeroshot", True)):  # shares among the candidates; a sigmoid per class
+        run = fp.train(method, clip, data, fp.partition(data, "iid", clients=2, held_out=0.25), **QUIET)
+        adapter = run.adapter()
+        assert adapter._files.card.fitted_classes == len(data.base) and adapter.classes == tuple(names)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            adapter.predict(image, classes=names[:-2])
+            if holds:
+                adapter.predict(image)
+        if not holds:
+            with pytest.warns(
+                UserWarning, match=f"one among the {len(data.base)} classes that the clients trained on,"
+            ):
+                adapter.predict(image)
 
 
 def test_one_class_alone_is_warned_of(run: fp.Run) -> None:

@@ -97,6 +97,7 @@ def save_trial_adapter(  # noqa: PLR0913  (the parts of an adapter, the last thr
         templates=(space.template,),
         params=dict(trial.options),
         thresholds=None if threshold is None else (threshold,) * len(names),
+        fitted_classes=len(experiment.dataset.base) if threshold is not None and experiment.dataset.new else None,
     )
     provenance = {
         "run": experiment.recipe.name,

@@ -49,14 +49,22 @@ def choose_thresholds(
         return Thresholds(torch.full((len(space),), UNFITTED))
     if not own:
         return Thresholds(*_unfitted(space, "no threshold was fitted for these classes"), fitted=False)
-    if not _hold(adapter.space, trained, images, space, probabilities):
+    among = _fitted_among(adapter)
+    if not _hold(among, trained, images, space, probabilities):
+        which = "of the adapter" if len(among) == len(adapter.space) else "that the clients trained on"
         why = (
             f"the threshold that was fitted on training images, {_span(own)}, is one among the "
-            f"{plural(len(adapter.space), 'class')} of the adapter, and with other classes these probabilities change"
+            f"{plural(len(among), 'class')} {which}, and with other classes these probabilities change"
         )
         return Thresholds(*_unfitted(space, why), fitted=False)
     values = torch.tensor([own.get(name, UNFITTED) for name in space.names])
     return Thresholds(values, _sentence(own, len(space) - len(own)), fitted=len(own) == len(space))
+
+
+def _fitted_among(adapter: Adapter) -> LabelSpace:
+    """The classes among which the thresholds of an adapter were fitted: all, or those that clients trained on."""
+    count = adapter.card.fitted_classes or len(adapter.space)
+    return adapter.space.take(range(min(count, len(adapter.space))))
 
 
 def _unfitted(space: LabelSpace, why: str) -> tuple[Tensor, str]:

@@ -57,6 +57,9 @@ class AdapterCard:
     thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = (
         None  # multi label, fitted on images that were not tested on; None: not fitted
     )
+    fitted_classes: Annotated[int, Field(ge=1)] | None = (
+        None  # the first classes, among which alone the thresholds were fitted; None: all of them
+    )
     image_policy: str = "RGB; EXIF orientation applied; 16-bit scaled, never clipped; alpha over white"
     dtype: str = "float32"
     weights_sha256: str | None = None  # of the file of tensors; None in adapters of earlier versions
