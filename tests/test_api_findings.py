@@ -24,7 +24,7 @@ from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.methods import load
 from fedprompt.records.reading import MEASURES, TITLES
 from fedprompt.report.legend import legend
-from fedprompt.report.next_steps import proposals
+from fedprompt.report.proposals import proposals
 from fedprompt.testing import tiny_clip, tiny_dataset
 from fedprompt.testing.properties import impossible_values
 from test_cli import without_end

@@ -23,7 +23,8 @@ from fedprompt.report.decisions import (
     untested_classes,
 )
 from fedprompt.report.equal_figures import equal_figures
-from fedprompt.report.next_steps import Situation, is_tuning, proposals, steps, uses_drawings_clip
+from fedprompt.report.next_steps import Situation, steps, uses_drawings_clip
+from fedprompt.report.proposals import is_tuning, proposals
 from fedprompt.report.rounds import STILL, ended_early, fewer_rounds, kept_rounds, losses, percent
 
 KNOWN = 0.5  # of the way from chance to 1: from there on, an untrained backbone knows the images
