@@ -13,7 +13,7 @@ from fedprompt.api.adapters import Adapter, given_clip, given_method
 from fedprompt.arguments import as_path, listed, require, shown
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean, worded
-from fedprompt.experiments.predict import unknown_trial
+from fedprompt.experiments.adapters import unknown_trial
 from fedprompt.file_system import TemporaryFolder, is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records import reading

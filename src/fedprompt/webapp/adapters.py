@@ -16,14 +16,14 @@ from fedprompt.data.images import Images
 from fedprompt.data.in_memory import MemorySource
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural
-from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
-from fedprompt.experiments.predict import (
+from fedprompt.experiments.adapters import (
     candidates,
-    introduction_on_page,
     open_adapter,
     restore,
     run_of,
 )
+from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
+from fedprompt.experiments.prediction_notes import introduction_on_page
 from fedprompt.experiments.prediction_thresholds import choose_thresholds
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
