@@ -31,7 +31,8 @@ from fedprompt.experiments.plan import bind_method, resolve
 from fedprompt.experiments.predict import Request, predict_files
 from fedprompt.records import run_folder
 from fedprompt.records.adapter import load_adapter
-from fedprompt.records.run_folder import Checkpoint, RunFolder, read_lines
+from fedprompt.records.checkpoints import Checkpoint, save_tensors
+from fedprompt.records.run_folder import RunFolder, read_lines
 from fedprompt.report import read_run, render
 from made_files import RECIPE, damaged, hostile, refused_or_harmless, special, tries
 
@@ -301,7 +302,7 @@ def test_a_checkpoint_with_a_tensor_of_an_odd_name_is_skipped(tmp_path: Path, ad
     import torch
 
     with RunFolder(tmp_path) as folder:
-        run_folder.save_tensors(tmp_path / "checkpoints/promptfl@00000003.safetensors", {address: torch.zeros(2)})
+        save_tensors(tmp_path / "checkpoints/promptfl@00000003.safetensors", {address: torch.zeros(2)})
         assert folder.load_checkpoint("promptfl") is None
 
 

@@ -124,7 +124,7 @@ def _check_inputs(adapter: Path, images: list[str], labels: Path | None) -> None
 
 def _write(found: Predictions, files: dict[str, Path]) -> None:
     from fedprompt.experiments.predictions import WRITERS
-    from fedprompt.records.run_folder import write_atomic
+    from fedprompt.records.atomic_files import write_atomic
 
     for form, path in files.items():
         content = WRITERS[form](found)

@@ -39,8 +39,8 @@ from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method, open_classifier
 from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.events import SampleEvent, TrialEvent
-from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page
 from fedprompt.text_files import load_json_object
 

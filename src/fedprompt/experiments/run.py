@@ -38,11 +38,13 @@ from fedprompt.experiments.test_sets import UNSHIFTED, TestSet, make_test_sets
 from fedprompt.experiments.trackers import require_trackers, tracked
 from fedprompt.experiments.trials import end_recorded, run_trial
 from fedprompt.file_system import is_file, require_folder
+from fedprompt.records.atomic_files import write_atomic
+from fedprompt.records.checkpoints import save_tensors
 from fedprompt.records.event_fields import CommandRecord, ExpectedFigure
 from fedprompt.records.events import ChangesEvent, EndEvent, TrialEvent
 from fedprompt.records.output_folder import require_no_run, require_no_search
 from fedprompt.records.reading import read_run
-from fedprompt.records.run_folder import RunFolder, save_tensors, write_atomic
+from fedprompt.records.run_folder import RunFolder
 from fedprompt.report import render
 
 RECIPE = "recipe.toml"
