@@ -25,7 +25,7 @@ from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method
 from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.output_folder import final_folder, resuming, searching
-from fedprompt.records.reading import trial_label
+from fedprompt.records.run_record import trial_label
 from fedprompt.report import read_run
 from fedprompt.seeding import stream
 from fedprompt.updates import State

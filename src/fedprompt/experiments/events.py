@@ -41,7 +41,7 @@ from fedprompt.records.event_fields import (
     LeftOutImage,
 )
 from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
-from fedprompt.records.reading import TUNED, figure_title
+from fedprompt.records.run_record import TUNED, figure_title
 from fedprompt.records.vectors import LONG
 from fedprompt.updates import AGGREGATE_CLIENT
 

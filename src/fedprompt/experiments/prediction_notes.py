@@ -13,7 +13,7 @@ from fedprompt.experiments.predictions import Prediction, Predictions
 from fedprompt.file_system import is_file
 from fedprompt.records.adapter import Adapter
 from fedprompt.records.output_folder import FINAL
-from fedprompt.records.reading import Run
+from fedprompt.records.run_record import Run
 from fedprompt.report import read_run
 from fedprompt.report.page import title
 from fedprompt.report.verdict import introduced

@@ -14,7 +14,7 @@ from fedprompt.demo import DEMO
 from fedprompt.demo import SOURCES as EMBEDDED
 from fedprompt.methods import load, missing
 from fedprompt.records.events import BudgetEvent
-from fedprompt.records.reading import Run, TrialRecord
+from fedprompt.records.run_record import Run, TrialRecord
 from fedprompt.report.proposals import Proposals, is_tuning, limit
 
 FEW = 100  # test images; below this an interval spans about 20 points

@@ -13,7 +13,8 @@ from fedprompt.errors import plural
 from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.events import HeaderEvent, MistakesEvent, SampleEvent, TrialEvent
 from fedprompt.records.outcome import is_untrained, missing_results
-from fedprompt.records.reading import Run, TrialRecord, read_run
+from fedprompt.records.reading import read_run
+from fedprompt.records.run_record import Run, TrialRecord
 from fedprompt.records.vectors import FOLDER as VECTORS
 from fedprompt.report import figures
 from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_drawing

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from fedprompt.config.method_files import method_files
 from fedprompt.config.outside_code import is_outside
-from fedprompt.records.reading import Run, TrialRecord
+from fedprompt.records.run_record import Run, TrialRecord
 from fedprompt.text_files import json_text
 
 REAL_CLIP = "openai/clip-vit-base-patch16"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fedprompt.errors import plural
 from fedprompt.records.events import KeptEvent
-from fedprompt.records.reading import TITLES, Run, TrialRecord
+from fedprompt.records.run_record import TITLES, Run, TrialRecord
 from fedprompt.report.next_steps import cut_short, minutes_for_all
 from fedprompt.report.proposals import limit
 

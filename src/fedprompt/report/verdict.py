@@ -12,7 +12,7 @@ from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import IntervalEvent
 from fedprompt.records.outcome import stopped_early
-from fedprompt.records.reading import AVERAGED, NATURAL, Run, Score, TrialRecord
+from fedprompt.records.run_record import AVERAGED, NATURAL, Run, Score, TrialRecord
 from fedprompt.report.collapse import collapse, too_many_labels
 from fedprompt.report.decisions import (
     decisions,

@@ -34,7 +34,7 @@ from fedprompt.methods.base import Method
 from fedprompt.methods.zeroshot import ZeroShot
 from fedprompt.records.adapter import Adapter
 from fedprompt.records.events import SampleEvent, TrialEvent
-from fedprompt.records.reading import trial_label
+from fedprompt.records.run_record import trial_label
 from fedprompt.report import prediction_cards, read_run
 from fedprompt.report.figures import distinct_markers, markers_of
 from fedprompt.report.style import REFERENCE
