@@ -20,13 +20,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural, worded
-from fedprompt.experiments.adapters import (
-    candidates,
-    method_of,
-    open_adapter,
-    restore,
-    run_of,
-)
+from fedprompt.experiments.adapters import candidates, method_of, open_adapter, restore, run_of
 from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
 from fedprompt.experiments.prediction_thresholds import choose_thresholds
 from fedprompt.experiments.test_sets import class_probabilities

@@ -16,12 +16,7 @@ from fedprompt.data.images import Images
 from fedprompt.data.in_memory import MemorySource
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural
-from fedprompt.experiments.adapters import (
-    candidates,
-    open_adapter,
-    restore,
-    run_of,
-)
+from fedprompt.experiments.adapters import candidates, open_adapter, restore, run_of
 from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
 from fedprompt.experiments.prediction_notes import introduction_on_page
 from fedprompt.experiments.prediction_thresholds import choose_thresholds
