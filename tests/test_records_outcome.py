@@ -13,7 +13,7 @@ from fedprompt.records.events import BaseEvent, EndEvent, HeaderEvent, RoundEven
 from fedprompt.records.outcome import missing_results, shown_name
 from fedprompt.records.reading import read_run
 from fedprompt.records.run_record import Run
-from fedprompt.report.page import status, summary
+from fedprompt.report.facts import status, summary
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "blank_figures")
 

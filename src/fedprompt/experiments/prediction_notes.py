@@ -15,7 +15,7 @@ from fedprompt.records.adapter import Adapter
 from fedprompt.records.output_folder import FINAL
 from fedprompt.records.run_record import Run
 from fedprompt.report import read_run
-from fedprompt.report.page import title
+from fedprompt.report.facts import title
 from fedprompt.report.verdict import introduced
 
 SHOWN_FOREIGN = 20  # images with labels of other classes that are named
