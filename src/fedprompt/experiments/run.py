@@ -24,15 +24,12 @@ from fedprompt.experiments.checks import (
     warn_of_problems,
 )
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, TransportFactory
-from fedprompt.experiments.events import (
-    cooccurrence_event,
-    header_event,
-    training_images,
-)
+from fedprompt.experiments.events import cooccurrence_event, header_event
 from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.experiments.intervals import interval_events, row_groups
 from fedprompt.experiments.plan import Plan, Trial
+from fedprompt.experiments.protocol import training_images
 from fedprompt.experiments.runtimes import RUNTIMES, Prepare
 from fedprompt.experiments.test_sets import UNSHIFTED, TestSet, make_test_sets
 from fedprompt.experiments.trackers import require_trackers, tracked
