@@ -25,7 +25,8 @@ from fedprompt.data.descriptions import read_descriptions
 from fedprompt.data.image_formats import decode
 from fedprompt.data.intake.class_names import read_class_file
 from fedprompt.data.intake.image_files import looks_like_image
-from fedprompt.data.intake.tables import column_names, read_table
+from fedprompt.data.intake.table_columns import read_table
+from fedprompt.data.intake.tables import column_names
 from fedprompt.data.sources.webdataset import webdataset
 from fedprompt.deploy.settings import load_site
 from fedprompt.errors import UserError, did_you_mean

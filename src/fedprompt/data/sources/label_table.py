@@ -19,7 +19,8 @@ from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, r
 from fedprompt.data.intake.label_columns import read_label_columns
 from fedprompt.data.intake.other_form import require_image_table
 from fedprompt.data.intake.report import Intake, Mistakes
-from fedprompt.data.intake.tables import Row, column_names, is_table, left_out_columns, read_table
+from fedprompt.data.intake.table_columns import left_out_columns, read_table
+from fedprompt.data.intake.tables import Row, column_names, is_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
