@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 
 PAGE = Path(__file__).parent.parent / "docs" / "attacks.md"
 RESULT = "attacks.json"

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.own_images import CHECKED, draw
-from fedprompt.records.reading import Run, read_run
+from fedprompt.records.reading import read_run
+from fedprompt.records.run_record import Run
 from fedprompt.report.verdict import headline_column
 
 SEED = 200  # no set is tuned on its images

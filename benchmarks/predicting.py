@@ -12,7 +12,8 @@ from fedprompt import methods
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
 from fedprompt.data.file_source import FileSource
-from fedprompt.experiments.predict import BATCH, CACHE_GB, classify_files
+from fedprompt.experiments.adapters import CACHE_GB
+from fedprompt.experiments.predict import BATCH, classify_files
 from fedprompt.seeding import stream
 
 PASSES = 4  # images by which the tower's own rate is measured after every batch, so that both see the same machine

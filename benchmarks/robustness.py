@@ -20,7 +20,7 @@ from fedprompt.experiments.server import set_up
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import federate, initial_state
-from fedprompt.records.run_folder import append_line
+from fedprompt.records.atomic_files import append_line
 from fedprompt.runtimes.simulator import Simulator
 
 DOCS = Path(__file__).parent.parent / "docs"

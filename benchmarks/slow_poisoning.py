@@ -28,7 +28,7 @@ from fedprompt.federated.attacks import Adversaries, Attack, AttackContext, labe
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import federate, initial_state
 from fedprompt.federated.screening import change_norm
-from fedprompt.records.run_folder import append_line
+from fedprompt.records.atomic_files import append_line
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State, Update
 

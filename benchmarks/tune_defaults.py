@@ -26,7 +26,7 @@ from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import federate, initial_state
-from fedprompt.records.run_folder import append_line, write_atomic
+from fedprompt.records.atomic_files import append_line, write_atomic
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.text_files import json_text
 

@@ -56,7 +56,7 @@ def kept_backbone(opened: dict[str, Clip]) -> Iterator[None]:
         return opened[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("deploy.jobs", "experiments.experiment", "experiments.predict"):
+        for module in ("deploy.jobs", "experiments.experiment", "experiments.adapters"):
             patch.setattr(f"fedprompt.{module}.load_backbone", load)
         yield
 

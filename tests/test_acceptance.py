@@ -15,8 +15,9 @@ from benchmarks.acceptance.criteria import Criterion, Proof, Row, row, settled
 from benchmarks.mutations import fuzz
 from benchmarks.robustness import BROKEN, Bench, Case, Found, average, cases
 
+from fedprompt.records.checkpoints import Checkpoint
 from fedprompt.records.events import HeaderEvent
-from fedprompt.records.run_folder import Checkpoint, RunFolder
+from fedprompt.records.run_folder import RunFolder
 from toys import Toy
 
 BENCH = Bench("promptfl", 20)

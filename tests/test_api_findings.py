@@ -22,9 +22,9 @@ from fedprompt.data.labels import Kind
 from fedprompt.errors import worded
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.methods import load
-from fedprompt.records.reading import MEASURES, TITLES
+from fedprompt.records.run_record import MEASURES, TITLES
 from fedprompt.report.legend import legend
-from fedprompt.report.next_steps import proposals
+from fedprompt.report.proposals import proposals
 from fedprompt.testing import tiny_clip, tiny_dataset
 from fedprompt.testing.properties import impossible_values
 from test_cli import without_end

@@ -11,7 +11,7 @@ import pytest
 from fedprompt.data.annotation import draw_missing
 from fedprompt.demo.scenes import scenes
 from fedprompt.records.adapter import load_adapter
-from fedprompt.records.run_folder import load_tensors
+from fedprompt.records.checkpoints import load_tensors
 from test_cli import assert_fits_schema, call, output, sentence
 
 pytestmark = pytest.mark.usefixtures("kept_backbone")

@@ -27,7 +27,7 @@ from fedprompt.demo import LIMIT
 from fedprompt.demo.emoji import emoji
 from fedprompt.demo.scenes import scenes
 from fedprompt.experiments import predict as prediction
-from fedprompt.experiments.predict import open_adapter
+from fedprompt.experiments.adapters import open_adapter
 from fedprompt.experiments.sample_images import png
 from fedprompt.records.adapter import save_adapter
 from fedprompt.records.events import MistakesEvent, SampleEvent, TrialEvent

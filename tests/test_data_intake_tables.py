@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedprompt.data.intake.image_rows import repeated_images
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.data.intake.tables import Table, read_table, repeated_images
+from fedprompt.data.intake.table_columns import read_table
+from fedprompt.data.intake.tables import Table
 from fedprompt.errors import UserError
 from fedprompt.text_files import load_json, read_text
 

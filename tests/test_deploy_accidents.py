@@ -26,7 +26,7 @@ from fedprompt.deploy.site_policy import RefusedError, check_backbone
 from fedprompt.deploy.stopped import RESERVED, STOPPED, reserve, write_stopped
 from fedprompt.errors import UserError
 from fedprompt.experiments.context import RunCallbacks
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.runtimes.payload import DONE, TRAIN, Payload
 from fedprompt.seeding import numpy_stream
 from fedprompt.text_files import load_json_object
@@ -227,7 +227,7 @@ def test_a_run_on_a_full_disk_leaves_its_reason(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fedprompt.records.run_folder.os.fsync", full)
+    monkeypatch.setattr("fedprompt.records.atomic_files.os.fsync", full)
     with pytest.raises(UserError, match="disk is full"):
         write_atomic(tmp_path / "x", "y")
     monkeypatch.undo()

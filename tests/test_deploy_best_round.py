@@ -23,9 +23,10 @@ from fedprompt.deploy.settings import SITE, Policy, load_site, save
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
 from fedprompt.federated.client import train_client
+from fedprompt.records.checkpoints import load_tensors
 from fedprompt.records.events import KeptEvent, ValidationEvent
 from fedprompt.records.reading import read_run
-from fedprompt.records.run_folder import RunFolder, load_tensors, read_events
+from fedprompt.records.run_folder import RunFolder, read_events
 from fedprompt.runtimes import simulator
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records

@@ -33,9 +33,9 @@ from fedprompt.experiments.experiment import load_backbone
 from fedprompt.federated.privacy.accounting import Mechanism, composed_epsilon
 from fedprompt.federated.privacy.samples import SamplePrivacy
 from fedprompt.federated.rounds import initial_state
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import BaseEvent, HeaderEvent, PrivacyEvent, RoundEvent, TrialEvent
-from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.payload import DONE, HELLO, REFUSED, TRAIN, VERSION, Payload, RawTensor
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.testing import tiny_images

@@ -20,7 +20,7 @@ from fedprompt.deploy.rehearsal.processes import SHOTS, SITES, TESTS, _write_ima
 from fedprompt.deploy.settings import SITE, SiteFile, save
 from fedprompt.errors import UserError
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.run_folder import acquire_lock
+from fedprompt.records.atomic_files import acquire_lock
 
 
 @pytest.mark.processes

@@ -28,9 +28,10 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.federated.evaluate import Score, score, validate
 from fedprompt.federated.rounds import Start
 from fedprompt.ops.metrics import harmonic_mean
+from fedprompt.records.checkpoints import Checkpoint, load_tensors
 from fedprompt.records.events import BaseEvent, KeptEvent, RoundEvent, TrialEvent, ValidationEvent
 from fedprompt.records.outcome import missing_results
-from fedprompt.records.run_folder import Checkpoint, load_tensors, read_events
+from fedprompt.records.run_folder import read_events
 from fedprompt.report import read_run, render
 from fedprompt.report.verdict import verdict
 from fedprompt.testing import tiny_dataset

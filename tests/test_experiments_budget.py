@@ -17,8 +17,9 @@ from fedprompt.experiments import run as runs
 from fedprompt.experiments.budget import Costs, duration, rounds_that_fit
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
+from fedprompt.records.checkpoints import load_tensors
 from fedprompt.records.events import BudgetEvent, TrialEvent
-from fedprompt.records.run_folder import load_tensors, read_events
+from fedprompt.records.run_folder import read_events
 from test_experiments_resume import RECIPE
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")

@@ -12,9 +12,9 @@ from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
 from fedprompt.config.tuned import tuned_defaults
 from fedprompt.data.partition.base import Partition, Shard
 from fedprompt.errors import UserError
-from fedprompt.experiments.events import training_images
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.plan import Plan, resolve
+from fedprompt.experiments.protocol import training_images
 from fedprompt.testing import tiny_images
 
 OWN = ("own_folder", "own_table")

@@ -22,7 +22,8 @@ from fedprompt.experiments.intervals import interval_events, row_groups
 from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.run import start
 from fedprompt.records.predictions import prediction_table, predictions_path, read_predictions
-from fedprompt.records.reading import Run, read_run
+from fedprompt.records.reading import read_run
+from fedprompt.records.run_record import Run
 from fedprompt.report.legend import legend
 from fedprompt.testing import tiny_clip, tiny_dataset
 

@@ -10,8 +10,9 @@ from fedprompt.config.recipe import parse_recipe
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
+from fedprompt.records.checkpoints import load_tensors
 from fedprompt.records.events import RoundEvent, ScoreEvent, ValidationEvent
-from fedprompt.records.run_folder import load_tensors, read_events
+from fedprompt.records.run_folder import read_events
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 

@@ -16,7 +16,8 @@ from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
 from fedprompt.federated.server import Server
 from fedprompt.federated.server_optimizers import fedadam, fedavgm
-from fedprompt.records.run_folder import Checkpoint, RunFolder
+from fedprompt.records.checkpoints import Checkpoint
+from fedprompt.records.run_folder import RunFolder
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import Update, fedavg
 from toys import Toy, fake_clip, toy_client

@@ -27,11 +27,12 @@ from fedprompt.data.sources.webdataset import webdataset
 from fedprompt.deploy.settings import load_deployment, load_site
 from fedprompt.descriptions.transcript import Transcript
 from fedprompt.errors import UserError
+from fedprompt.experiments.adapters import open_adapter
 from fedprompt.experiments.class_descriptions import find_descriptions
-from fedprompt.experiments.predict import open_adapter
 from fedprompt.file_system import entries, files_below, obstacle, require_file
 from fedprompt.records.adapter import load_adapter
-from fedprompt.records.run_folder import RunFolder, load_tensors, read_lines
+from fedprompt.records.checkpoints import load_tensors
+from fedprompt.records.run_folder import RunFolder, read_lines
 from fedprompt.report import read_run
 from trees import xml
 

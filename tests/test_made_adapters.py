@@ -25,12 +25,14 @@ from fedprompt.config.recipe import parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.adapters import open_adapter, restore
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.plan import bind_method, resolve
-from fedprompt.experiments.predict import Request, open_adapter, predict_files, restore
+from fedprompt.experiments.predict import Request, predict_files
 from fedprompt.records import run_folder
 from fedprompt.records.adapter import load_adapter
-from fedprompt.records.run_folder import Checkpoint, RunFolder, read_lines
+from fedprompt.records.checkpoints import Checkpoint, save_tensors
+from fedprompt.records.run_folder import RunFolder, read_lines
 from fedprompt.report import read_run, render
 from made_files import RECIPE, damaged, hostile, refused_or_harmless, special, tries
 
@@ -176,7 +178,7 @@ def test_options_that_would_fill_the_memory_are_refused_before_anything_is_alloc
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allocated = []
-    monkeypatch.setattr("fedprompt.experiments.predict.stream", lambda *_: allocated.append(1))
+    monkeypatch.setattr("fedprompt.experiments.adapters.stream", lambda *_: allocated.append(1))
     for draw in tries():
         folder = shutil.copytree(run / "adapters/promptfl", tmp_path / "adapter", dirs_exist_ok=True)
         name = draw.choice(sorted(HUGE))
@@ -300,7 +302,7 @@ def test_a_checkpoint_with_a_tensor_of_an_odd_name_is_skipped(tmp_path: Path, ad
     import torch
 
     with RunFolder(tmp_path) as folder:
-        run_folder.save_tensors(tmp_path / "checkpoints/promptfl@00000003.safetensors", {address: torch.zeros(2)})
+        save_tensors(tmp_path / "checkpoints/promptfl@00000003.safetensors", {address: torch.zeros(2)})
         assert folder.load_checkpoint("promptfl") is None
 
 

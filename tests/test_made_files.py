@@ -25,13 +25,15 @@ from fedprompt.data.descriptions import read_descriptions
 from fedprompt.data.image_formats import decode
 from fedprompt.data.intake.class_names import read_class_file
 from fedprompt.data.intake.image_files import looks_like_image
-from fedprompt.data.intake.tables import column_names, read_table
+from fedprompt.data.intake.table_columns import read_table
+from fedprompt.data.intake.tables import column_names
 from fedprompt.data.sources.webdataset import webdataset
 from fedprompt.deploy.settings import load_site
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.file_system import open_file, read_bytes
 from fedprompt.records.adapter import load_adapter
-from fedprompt.records.run_folder import load_tensors, read_lines
+from fedprompt.records.checkpoints import load_tensors
+from fedprompt.records.run_folder import read_lines
 from fedprompt.text_files import DEEPEST, MOST_TABLES, load_json, load_toml
 from made_files import RECIPE, damaged, hostile, refused_or_harmless, special, tries
 

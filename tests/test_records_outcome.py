@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from fedprompt.cli.main import app
 from fedprompt.records.events import BaseEvent, EndEvent, HeaderEvent, RoundEvent, ScoreEvent, SitesEvent, TrialEvent
 from fedprompt.records.outcome import missing_results, shown_name
-from fedprompt.records.reading import Run, read_run
-from fedprompt.report.page import status, summary
+from fedprompt.records.reading import read_run
+from fedprompt.records.run_record import Run
+from fedprompt.report.facts import status, summary
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "blank_figures")
 

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedprompt.errors import UserError
-from fedprompt.records import run_folder as records
+from fedprompt.records import atomic_files
+from fedprompt.records.atomic_files import write_atomic
+from fedprompt.records.checkpoints import Checkpoint, load_tensors, save_tensors
 from fedprompt.records.events import EndEvent, HeaderEvent, ResumeEvent, RoundEvent, ScoreEvent, TrialEvent
-from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, read_events, save_tensors, write_atomic
+from fedprompt.records.run_folder import RunFolder, read_events
 
 
 def checkpoint(number: int) -> Checkpoint:
@@ -214,7 +216,7 @@ def test_a_torn_checkpoint_falls_back_with_a_warning(tmp_path: Path, caplog: pyt
 def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunFolder.create(tmp_path) as folder:
         folder.save_checkpoint("t", checkpoint(1))
-        monkeypatch.setattr(records.os, "fsync", full_disk)
+        monkeypatch.setattr(atomic_files.os, "fsync", full_disk)
         with pytest.raises(UserError, match=r"checkpoints: the disk is full"):
             folder.save_checkpoint("t", checkpoint(2))
         assert_same(folder.load_checkpoint("t"), checkpoint(1))

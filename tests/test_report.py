@@ -24,8 +24,9 @@ from fedprompt.errors import UserError
 from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.report import headline_figure, partition_figure, read_run, render, save_headline
 from fedprompt.report.client_figures import participation_figure
+from fedprompt.report.facts import status, summary
 from fedprompt.report.legend import legend
-from fedprompt.report.page import page, status, summary
+from fedprompt.report.page import page
 from fedprompt.report.sample_images import heat_overlay, png_data_url
 from fedprompt.report.style import separate, size_text
 from fedprompt.report.tables import client_rows, headline_rows, selection_rows

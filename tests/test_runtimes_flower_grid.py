@@ -42,8 +42,9 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
 from fedprompt.federated.privacy.accounting import Mechanism
+from fedprompt.records.checkpoints import Checkpoint, load_tensors
 from fedprompt.records.events import EVENTS, Event, PrivacyEvent
-from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, read_events
+from fedprompt.records.run_folder import RunFolder, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records, to_records

@@ -15,7 +15,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.events import HeaderEvent, TrialEvent
-from fedprompt.records.reading import Run, Score, TrialRecord
+from fedprompt.records.run_record import Run, Score, TrialRecord
 from fedprompt.report import comparable_figure, read_run
 from fedprompt.studies.published import experiment, experiments, image_passes, matched_cells, recipe
 from fedprompt.studies.published_tables import cells, remarks, table

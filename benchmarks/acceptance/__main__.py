@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.acceptance import attacks, crashes, images, privacy, processes, secure, sizes, untrusted
 from benchmarks.acceptance.criteria import ROOT, Criterion, Row, settled, table
 from benchmarks.robustness import RESULTS, ROUNDS, SEEDS, Bench, average
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 
 PAGE = ROOT / "docs" / "acceptance.md"
 PACKAGES = ("torch", "transformers", "numpy", "cryptography", "dp-accounting", "flwr")

@@ -21,8 +21,9 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
 from fedprompt.federated.rounds import federate
+from fedprompt.records.checkpoints import Checkpoint
 from fedprompt.records.events import BaseEvent, RoundEvent, ScoreEvent
-from fedprompt.records.run_folder import Checkpoint, RunFolder, read_events
+from fedprompt.records.run_folder import RunFolder, read_events
 from fedprompt.runtimes.payload import Payload
 from fedprompt.runtimes.remote import MISSED_ROUNDS, Remote, RemoteSettings
 from fedprompt.updates import State

@@ -1,7 +1,8 @@
-from .api.adapters import Adapter, Predictions, load_adapter
+from .api.adapters import Adapter, load_adapter
 from .api.backbones import load_clip
 from .api.callbacks import Callback
 from .api.datasets import check, load_dataset, partition
+from .api.predictions import Predictions
 from .api.published import published, reproduce
 from .api.results import Run, compare, read_run
 from .api.training import resume, run, train

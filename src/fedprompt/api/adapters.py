@@ -5,194 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from PIL import Image
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.arguments import as_path, listed, require, shown, whole
+from fedprompt.api.given_images import GivenImages, given_images, skips_unreadable
+from fedprompt.api.predictions import Predictions
+from fedprompt.arguments import as_path, listed, require, shown
 from fedprompt.clip.model import Clip
-from fedprompt.data.file_source import FileSource
-from fedprompt.data.images import Images, ImageSource
-from fedprompt.data.in_memory import image_source
-from fedprompt.data.intake.given_images import Unreadable, find_given
-from fedprompt.data.intake.path_tables import is_path_table
+from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural, worded
+from fedprompt.experiments.adapters import candidates, method_of, open_adapter, restore, run_of
 from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
-from fedprompt.experiments.predict import (
-    candidates,
-    find_unreadable,
-    method_of,
-    open_adapter,
-    restore,
-    run_of,
-)
 from fedprompt.experiments.prediction_thresholds import choose_thresholds
-from fedprompt.experiments.sample_images import png
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
 from fedprompt.file_system import is_file, new_folder
 from fedprompt.methods.base import Method
 from fedprompt.records import adapter as adapter_files
 
-if TYPE_CHECKING:
-    import pandas
 
-SHOWN = 24  # images that a notebook shows
-TOP = 5  # classes of `top`
-
-
-class Prediction(NamedTuple):
-    """What was predicted for one image: its label, or labels, and the probability of every class, best first."""
-
-    name: str
-    label: str | Sequence[str]
-    probabilities: Mapping[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """Predictions for B images over C classes.
-
-    `probabilities` [B, C] sum to one per image (single-label) or are one per label; `present` [B, C] says which labels
-    are at or above the decision threshold (multi-label only): the adapter's own, or 0.5 where that does not hold.
-    `unreadable` maps the names of images that were left out to the reason.
-    """
-
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-    probabilities: Tensor
-    present: Tensor | None = None
-    images: Images | None = field(default=None, repr=False)
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[Prediction]:
-        """One `Prediction` per image: its name, label and probabilities."""
-        for name, label, best in zip(self.names, self.labels, self.top(len(self.classes)), strict=True):
-            yield Prediction(name, label, dict(best))
-
-    @property
-    def labels(self) -> list[str] | list[list[str]]:
-        """The most probable class per image or, with many labels, the present ones."""
-        if self.present is None:
-            return [self.classes[label] for label in self.probabilities.argmax(dim=1).tolist()]
-        return [self._chosen(row) for row in self.present]
-
-    def _chosen(self, present: Tensor) -> list[str]:
-        return [self.classes[label] for label in present.nonzero().flatten().tolist()]
-
-    def top(self, count: int = TOP) -> list[list[tuple[str, float]]]:
-        """Per image the `count` most probable classes with their probabilities, best first; UserError below one."""
-        found = self.probabilities.topk(min(whole(count, "count"), len(self.classes)))
-        return [
-            [(self.classes[label], value) for label, value in zip(labels, values, strict=True)]
-            for labels, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
-        ]
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row per image, its label or labels first, then a column of probabilities per class."""
-        import pandas
-
-        table = pandas.DataFrame(self.probabilities.numpy(), columns=list(self.classes))
-        table.insert(0, "label" if self.present is None else "labels", self.labels)
-        table.insert(0, "image", self.names)
-        return table
-
-    def __repr__(self) -> str:
-        shown = ", ".join(self._in_words(row) for row in range(min(len(self), SHOWN)))
-        return f"Predictions of {plural(len(self), 'image')}: {shown}{', ...' if len(self) > SHOWN else ''}"
-
-    def _in_words(self, row: int) -> str:
-        """The decided label with its probability, "bird 91%"; of several the names, "bird + fish"."""
-        if self.present is not None:
-            return " + ".join(self._chosen(self.present[row])) or "none of the labels"
-        value, label = self.probabilities[row].max(dim=0)
-        return f"{self.classes[int(label)]} {100 * value:.0f}%"
-
-    def _repr_html_(self) -> str:
-        cells = []
-        for row, best in enumerate(self.top(3)[:SHOWN]):
-            decided = [] if self.present is None else [f"<b>{escape(self._in_words(row))}</b>"]
-            lines = "<br>".join([*decided, *(f"{escape(name)} {100 * value:.0f}%" for name, value in best)])
-            shown = "" if self.images is None else f'<img src="data:image/png;base64,{png(self.images.decode(row))}">'
-            cells.append(
-                f'<figure style="display:inline-block;margin:6px;font:12px sans-serif">{shown}<br>{lines}</figure>'
-            )
-        more = f"<p>and {len(self) - SHOWN:,} more</p>" if len(self) > SHOWN else ""
-        return "".join(cells) + more
-
-
-@dataclass(frozen=True)
-class _Given:
-    """Images with their names, and those that were left out."""
-
-    source: ImageSource
-    names: tuple[str, ...]
-    unreadable: tuple[Unreadable, ...] = ()
-
-    def readable(self) -> _Given:
-        """The images that can be read; the same if all can, or if they lie in memory."""
-        if not isinstance(self.source, FileSource):
-            return self
-        found = find_unreadable(self.source, range(len(self.source)))
-        if not found:
-            return self
-        rows = [row for row in range(len(self.source)) if row not in found]
-        names = tuple(self.names[row] for row in rows)
-        return _Given(self.source.take(rows), names, (*self.unreadable, *found.values()))
-
-
-def _given_images(images: Any, *, skips: bool) -> _Given:
-    """The images of a sequence, of one image, or of a folder, a pattern or a table of paths."""
-    if isinstance(images, str | os.PathLike):
-        found = find_given([Path(os.fsdecode(images))])
-        if not found.files:
-            raise UserError("\n".join(one.reason for one in found.unusable))
-        absolute = tuple(str(file.absolute()) for file in found.files)
-        return _Given(FileSource(Path(), absolute, names=found.names), found.names)
-    if isinstance(images, Image.Image) or getattr(images, "ndim", 4) != 4:
-        return _given_images([images], skips=skips)
-    if not isinstance(images, Iterable) or isinstance(images, Mapping):
-        raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
-    listed_images = list(images)
-    if not listed_images:
-        raise UserError("`images` is empty; give at least one image.")
-    if skips and all(isinstance(one, str | os.PathLike) for one in listed_images):
-        names = tuple(map(os.fsdecode, listed_images))
-        absolute = tuple(str(Path(name).expanduser().absolute()) for name in names)
-        return _Given(FileSource(Path(), absolute, names=names), names)
-    source = image_source(listed_images)
-    return _Given(source, tuple(_name(image, source, row) for row, image in enumerate(listed_images)))
-
-
-def _name(image: object, source: ImageSource, row: int) -> str:
-    """A path as it was given, or what the source calls an image in memory."""
-    return os.fsdecode(image) if isinstance(image, str | os.PathLike) else source.describe(row)
-
-
-def _skips(on_error: object, images: object) -> bool:
-    """Whether images that cannot be read are left out: by default those of a folder, a pattern or a table."""
-    if on_error not in (None, "skip", "raise"):
-        raise UserError(f'`on_error` is {shown(on_error)}; give "skip" or "raise", or leave it out.')
-    if on_error is not None:
-        return on_error == "skip"
-    if not isinstance(images, str | os.PathLike):
-        return False
-    path = Path(os.fsdecode(images)).expanduser()
-    return not is_file(path) or is_path_table(path)
-
-
-def _logits(given: _Given, method: Method, clip: Clip, space: LabelSpace) -> Tensor:
+def _logits(given: GivenImages, method: Method, clip: Clip, space: LabelSpace) -> Tensor:
     """[B, C]; UserError if no image can be read."""
     if not given.names:
         first = given.unreadable[0].reason
@@ -200,7 +38,7 @@ def _logits(given: _Given, method: Method, clip: Clip, space: LabelSpace) -> Ten
     return predict(method, clip, Images(given.source, tuple(range(len(given.source)))), space)
 
 
-def _warn_of(given: _Given) -> None:
+def _warn_of(given: GivenImages) -> None:
     if not (failed := given.unreadable):
         return
     total = len(given.names) + len(failed)
@@ -299,8 +137,8 @@ class Adapter:
         none that can be read, and for class names that cannot be told apart. Warns of a name that is too long to be
         read, of one class alone, and of labels whose fitted decision threshold does not hold among `classes`.
         """
-        skips = _skips(on_error, images)
-        given = _given_images(images, skips=skips)
+        skips = skips_unreadable(on_error, images)
+        given = given_images(images, skips=skips)
         space = self._space(classes, attributes or {})
         method, clip = self._restored
         if attributes and "attributes" not in method.reads:

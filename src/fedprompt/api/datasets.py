@@ -16,7 +16,7 @@ from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, source
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import ImageSource
 from fedprompt.data.in_memory import dataset_of_columns, image_source
-from fedprompt.data.intake.tables import IMAGE_COLUMNS
+from fedprompt.data.intake.table_columns import IMAGE_COLUMNS
 from fedprompt.data.joined import partitioned
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import find_problems, scan_images

@@ -13,10 +13,10 @@ from fedprompt.api.adapters import Adapter, given_clip, given_method
 from fedprompt.arguments import as_path, listed, require, shown
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean, worded
-from fedprompt.experiments.predict import unknown_trial
+from fedprompt.experiments.adapters import unknown_trial
 from fedprompt.file_system import TemporaryFolder, is_file, require_folder
 from fedprompt.methods.base import Method
-from fedprompt.records import reading
+from fedprompt.records import reading, run_record
 from fedprompt.records.predictions import predictions_path
 from fedprompt.report import render
 from fedprompt.report.comparison import by_seed
@@ -64,7 +64,7 @@ class Run:
         self._kept = kept  # a temporary folder, which goes with this object
 
     @cached_property
-    def records(self) -> reading.Run:
+    def records(self) -> run_record.Run:
         """Everything that the run recorded, as typed values."""
         return reading.read_run(self.folder)
 
@@ -206,7 +206,7 @@ class Run:
         given = {**self._given, **given_method(method)}
         return Adapter.of_run(self.folder, trial=trial, clip=given_clip(clip) or self._clip, given=given, keep=self)
 
-    def _trial(self, name: str | None) -> reading.TrialRecord:
+    def _trial(self, name: str | None) -> run_record.TrialRecord:
         known = {trial.name: trial for trial in self.records.trials}
         main = self.records.main
         if name is None and main is not None:

@@ -32,7 +32,7 @@ from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.outcome import not_begun
 from fedprompt.records.reading import read_run
 from fedprompt.report import render
-from fedprompt.report.next_steps import proposals
+from fedprompt.report.proposals import proposals
 
 MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
 PathLike = str | os.PathLike[str]

@@ -130,7 +130,7 @@ def _run_jobs(todo: Sequence[Job], *, processes: int, spreads: bool) -> None:
 
 def _tuned(recipes: Sequence[Recipe], out: Path, run_jobs: Callable[[Sequence[Job]], None]) -> list[Recipe]:
     """The recipes with tuned settings for each method; each is also written to a file."""
-    from fedprompt.records.run_folder import write_atomic
+    from fedprompt.records.atomic_files import write_atomic
     from fedprompt.report import read_run
     from fedprompt.studies.sweep import Job
     from fedprompt.studies.tuning import at_edges, search, tuned

@@ -105,8 +105,8 @@ def deploy_recipe(
     from fedprompt.deploy.audit import text_hash
     from fedprompt.deploy.server_run import job_recipes
     from fedprompt.deploy.settings import load_deployment
+    from fedprompt.records.atomic_files import write_atomic
     from fedprompt.records.output_folder import require_output_folder
-    from fedprompt.records.run_folder import write_atomic
 
     if out is not None:
         require_output_folder(out)

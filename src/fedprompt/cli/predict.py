@@ -68,7 +68,9 @@ def predict(
     _check_outputs(files, page, as_json=as_json)
     _check_inputs(adapter, images, labels)
     from fedprompt.api.progress import counting, plain_console
-    from fedprompt.experiments.predict import Request, gives_others, introduction, open_adapter, predict_files
+    from fedprompt.experiments.adapters import gives_others, open_adapter
+    from fedprompt.experiments.predict import Request, predict_files
+    from fedprompt.experiments.prediction_notes import introduction
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
     request = Request(images, classes=names, labels=labels, page=page, backbone=backbone)
@@ -122,7 +124,7 @@ def _check_inputs(adapter: Path, images: list[str], labels: Path | None) -> None
 
 def _write(found: Predictions, files: dict[str, Path]) -> None:
     from fedprompt.experiments.predictions import WRITERS
-    from fedprompt.records.run_folder import write_atomic
+    from fedprompt.records.atomic_files import write_atomic
 
     for form, path in files.items():
         content = WRITERS[form](found)
@@ -155,7 +157,7 @@ def _texts(found: Predictions) -> Iterator[str]:
 
 def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
     """Why predictions or figures may be worth less than they seem."""
-    from fedprompt.experiments.predict import label_of
+    from fedprompt.experiments.adapters import label_of
     from fedprompt.experiments.prediction_notes import trained_on_sentence
     from fedprompt.report.collapse import alike, collapse
 

@@ -67,7 +67,7 @@ def run(channel: GridChannel, settings: Settings) -> None:
     from fedprompt.deploy.settings import HOME, PROCESS, load_deployment
     from fedprompt.deploy.stopped import reserve, write_stopped
     from fedprompt.experiments.run import free_folder
-    from fedprompt.records.run_folder import write_atomic
+    from fedprompt.records.atomic_files import write_atomic
 
     if HOME not in os.environ:
         raise UserError("This SuperLink serves no deployment; start one with: fedprompt server up FOLDER")
@@ -88,7 +88,7 @@ def run(channel: GridChannel, settings: Settings) -> None:
 
 def _write_waiting(out: Path, names: Sequence[str], since: float) -> None:
     from fedprompt.deploy.settings import WAITING
-    from fedprompt.records.run_folder import write_atomic
+    from fedprompt.records.atomic_files import write_atomic
     from fedprompt.text_files import json_text
 
     write_atomic(out / WAITING, json_text({"sites": list(names), "since": since}))

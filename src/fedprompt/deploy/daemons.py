@@ -33,7 +33,7 @@ from fedprompt.deploy.settings import (
     save,
 )
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import acquire_lock, write_atomic
+from fedprompt.records.atomic_files import acquire_lock, write_atomic
 from fedprompt.runtimes.flower import commands
 
 POLL, RETRY, GRACE = 1.0, 5.0, 10.0  # seconds between checks, before a restart, and for a process to end

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from fedprompt.deploy.certificates import make_site_key, write_private
 from fedprompt.errors import UserError
 from fedprompt.federated.secure.session import Identity
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.text_files import read_unicode
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"  # of a deployment or a site: used in file names and command lines

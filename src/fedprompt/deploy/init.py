@@ -18,7 +18,7 @@ from fedprompt.deploy.identity import NODE, make_site_keys
 from fedprompt.deploy.settings import DEPLOYMENT, SITE, Deployment, Roster, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError, series
 from fedprompt.file_system import entries
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.runtimes.flower import commands
 from fedprompt.text_files import json_text
 

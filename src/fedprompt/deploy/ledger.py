@@ -20,7 +20,7 @@ from fedprompt.deploy.audit import LEDGER, LedgerState
 from fedprompt.deploy.hash_chain import Entry, HashChain
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.federated.privacy.accounting import Mechanism, composed_epsilon
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 
 IMAGES = "ledger_images"  # in a site's folder: a file per set of images
 DIGEST_BYTES = 16

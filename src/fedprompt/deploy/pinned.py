@@ -14,7 +14,7 @@ from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.deploy.site_state import KEPT
 from fedprompt.federated.client import Client
 from fedprompt.file_system import read_bytes
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.text_files import json_text, load_json_object
 
 PINNED = "pinned.json"  # in the state of a run at a site

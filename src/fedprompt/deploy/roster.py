@@ -10,7 +10,7 @@ from fedprompt.deploy.certificates import authority_fingerprint, fingerprint
 from fedprompt.deploy.identity import identities_of, load_identity, public_key, public_line, read_identities
 from fedprompt.deploy.settings import SITE, SiteFile, load_site, save
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 
 ROSTER = "roster.pub"  # in the server's folder: the identity keys of all sites, one a line, to hand to every site
 

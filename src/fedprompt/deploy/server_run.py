@@ -24,8 +24,10 @@ from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.file_system import read_bytes
 from fedprompt.methods.base import Method
+from fedprompt.records.atomic_files import write_atomic
+from fedprompt.records.checkpoints import Checkpoint
 from fedprompt.records.events import Event, RoundEvent, SitesEvent
-from fedprompt.records.run_folder import Checkpoint, read_events, write_atomic
+from fedprompt.records.run_folder import read_events
 from fedprompt.runtimes.payload import VERSION, Fields
 from fedprompt.runtimes.remote import Remote
 from fedprompt.text_files import json_text, load_json_object

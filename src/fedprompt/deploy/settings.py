@@ -15,7 +15,7 @@ from fedprompt.config.recipe import checked
 from fedprompt.config.recipe_tables import ACTIVATIONS, DEVICES, PRECISIONS, Table
 from fedprompt.deploy.identity import NAME, public_key
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.runtimes.remote import RemoteSettings
 from fedprompt.runtimes.tensor_codec import Upload
 from fedprompt.text_files import LARGEST_TOML, load_toml, read_unicode

@@ -11,7 +11,8 @@ from urllib.parse import quote
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.errors import UserError
 from fedprompt.file_system import read_bytes
-from fedprompt.records.run_folder import load_tensors, save_tensors, write_atomic
+from fedprompt.records.atomic_files import write_atomic
+from fedprompt.records.checkpoints import load_tensors, save_tensors
 from fedprompt.text_files import json_text, load_json_object
 from fedprompt.updates import State
 

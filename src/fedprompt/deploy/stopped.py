@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 
 STOPPED = "stopped.txt"  # in a run's folder: why the run stopped
 RESERVED = ".stopped"  # in a run's folder while it runs: the space for it, which nothing else can take

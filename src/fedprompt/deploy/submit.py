@@ -23,8 +23,8 @@ from fedprompt.deploy.stopped import STOPPED, guessed_reason, read_stopped
 from fedprompt.errors import UserError
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.run import RECIPE
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.events import EndEvent, Event, HeaderEvent, RoundEvent, SitesEvent, TrialEvent
-from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
 from fedprompt.text_files import load_json_object
 

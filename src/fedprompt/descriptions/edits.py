@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from fedprompt.data.descriptions import FORMAT, Descriptions, fingerprint
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.text_files import json_text
 
 

@@ -15,7 +15,7 @@ from fedprompt.descriptions.conditions import rejection_reason
 from fedprompt.descriptions.parsing import clean
 from fedprompt.descriptions.phrases import content_stems, names_class, near_duplicates
 from fedprompt.descriptions.statistics import Separation, Sharing, sharing
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 
 MOST_PAIRS = 3  # of phrases, in one flag
 FindDuplicates = Callable[[Sequence[str]], Sequence[tuple[str, str, float]]]

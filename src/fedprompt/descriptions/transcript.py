@@ -14,7 +14,7 @@ import filelock
 
 from fedprompt.descriptions.endpoint import Answer, Request
 from fedprompt.file_system import read_bytes
-from fedprompt.records.run_folder import acquire_lock, append_line
+from fedprompt.records.atomic_files import acquire_lock, append_line
 from fedprompt.text_files import json_text, load_json_object
 
 

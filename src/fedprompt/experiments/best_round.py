@@ -11,8 +11,8 @@ from fedprompt.experiments.keep import ClientScores
 from fedprompt.experiments.plan import Trial
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Start
+from fedprompt.records.checkpoints import Checkpoint
 from fedprompt.records.events import KeptEvent, RoundEvent, ValidationEvent
-from fedprompt.records.run_folder import Checkpoint
 from fedprompt.updates import State
 
 OLDER = 2  # best states kept before the newest: a run goes back by one checkpoint, and may have stopped within a round

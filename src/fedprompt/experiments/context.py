@@ -16,8 +16,9 @@ from fedprompt.experiments.test_sets import TestSet
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import RoundNotes, Transport
 from fedprompt.methods.base import Method
+from fedprompt.records.checkpoints import Checkpoint
 from fedprompt.records.events import ScoreEvent
-from fedprompt.records.run_folder import Checkpoint, RunFolder
+from fedprompt.records.run_folder import RunFolder
 from fedprompt.updates import State
 
 

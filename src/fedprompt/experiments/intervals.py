@@ -30,7 +30,7 @@ from fedprompt.ops.bootstrap import (
 from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import IntervalEvent, LocalImagesEvent
 from fedprompt.records.predictions import Predictions, read_predictions
-from fedprompt.records.reading import AVERAGED, BROKEN, GAP, NATURAL, Run, TrialRecord
+from fedprompt.records.run_record import AVERAGED, BROKEN, GAP, NATURAL, Run, TrialRecord
 from fedprompt.seeding import numpy_stream
 
 Columns = Mapping[str, Floats]  # column -> replicates [R] of its figure

@@ -16,8 +16,8 @@ from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.records.adapter import TASKS, AdapterCard, save_adapter, to_json
 from fedprompt.records.event_fields import PartitionCounts
-from fedprompt.records.reading import Score, TrialRecord
 from fedprompt.records.run_folder import RunFolder
+from fedprompt.records.run_record import Score, TrialRecord
 from fedprompt.report import Run, read_run
 from fedprompt.report.decisions import near_duplicates
 from fedprompt.report.legend import meaning

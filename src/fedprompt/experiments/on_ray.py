@@ -26,8 +26,8 @@ from fedprompt.experiments.given import Given
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.runtimes import Prepare, simulate
 from fedprompt.methods.base import Method
+from fedprompt.records.checkpoints import Checkpoint
 from fedprompt.records.output_folder import resuming
-from fedprompt.records.run_folder import Checkpoint
 from fedprompt.runtimes.ray.cluster import Node, actors_and_gpus, connected
 from fedprompt.runtimes.ray.pool import Pool
 from fedprompt.runtimes.ray.transport import OnRay

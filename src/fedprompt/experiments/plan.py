@@ -29,7 +29,7 @@ from fedprompt.experiments.server import ServerSetup, bind_server, set_up, write
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.client import TrainSettings, require_accounted
 from fedprompt.methods.base import Method, Reads
-from fedprompt.records.reading import trial_label
+from fedprompt.records.run_record import trial_label
 from fedprompt.seeding import stream
 
 Sharing = Literal["federated", "local", "pooled"]

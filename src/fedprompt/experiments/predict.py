@@ -1,22 +1,19 @@
-"""Prediction with a trained adapter: images over the adapter's own classes or over any others, in batches."""
+"""Prediction of image files with a trained adapter, in batches, and the page that shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedprompt import methods
 from fedprompt.clip.model import Clip
-from fedprompt.config.blocks import Block, bind
-from fedprompt.config.outside_code import is_outside, require_trusted
+from fedprompt.config.blocks import bind
 from fedprompt.config.recipe import checked
-from fedprompt.config.recipe_tables import BackboneTable, DataTable
+from fedprompt.config.recipe_tables import DataTable
 from fedprompt.config.registry import SOURCES
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, OnStep
@@ -24,14 +21,12 @@ from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.problems import scan_images
-from fedprompt.demo import DEMO, LIMIT
-from fedprompt.errors import UserError, did_you_mean, option, plural
+from fedprompt.errors import UserError
+from fedprompt.experiments.adapters import candidates, gives_others, restore
 from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
-from fedprompt.experiments.experiment import load_backbone
-from fedprompt.experiments.model_card import adapter_folder
-from fedprompt.experiments.plan import FindMethod, bind_method
 from fedprompt.experiments.prediction_notes import (
     figure_sentences,
+    introduction_on_page,
     label_notes,
     trained_on_sentence,
 )
@@ -39,174 +34,18 @@ from fedprompt.experiments.prediction_thresholds import choose_thresholds
 from fedprompt.experiments.predictions import GIVEN, Predictions, decide, evaluate, match
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
-from fedprompt.federated.rounds import initial_state
-from fedprompt.file_system import is_file, is_folder, read_bytes, require_folder
+from fedprompt.file_system import is_file, is_folder, read_bytes
 from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method, open_classifier
 from fedprompt.ops.metrics import require_finite
-from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
+from fedprompt.records.adapter import Adapter
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.events import SampleEvent, TrialEvent
-from fedprompt.records.output_folder import FINAL, final_folder, resuming, searching
-from fedprompt.records.reading import Run, trial_label
-from fedprompt.records.run_folder import write_atomic
-from fedprompt.report import predictions_page, read_run
-from fedprompt.report.page import title
-from fedprompt.report.verdict import introduced
-from fedprompt.seeding import stream
+from fedprompt.report import predictions_page
 from fedprompt.text_files import load_json_object
-from fedprompt.updates import State
 
-MOST_NUMBERS = 1 << 28  # that a method may hold, shared and personal: 1 GiB
 BATCH = 32  # images that are classified together, and between two moves of a progress bar
 PAGE_IMAGES = 100  # images that a page shows
-CACHE_GB = 0.125  # memory for features of a batch, which a method may read more than once
-
-
-def open_adapter(place: Path, *, trial: str | None = None, trusted: Sequence[str] = ()) -> Adapter:
-    """Read an adapter folder, or the adapter of a run's main trial or of `trial`; UserError if there is none.
-
-    Of a search for settings, it is the final run.
-    `trusted` are the modules outside fedprompt that the adapter may name as its method.
-    """
-    require_folder(place, "give the folder of a run or of an adapter")
-    place = run_of(place)
-    if not is_file(place / "run.jsonl"):
-        return replace(load_adapter(place), trusted=tuple(trusted))
-    run = read_run(place)
-    known = [record.name for record in run.trials]
-    name = trial or run.header.main
-    if name not in known:
-        raise UserError(unknown_trial(str(name), known, f" {place}"))
-    if name == ".." or Path(name).name != name:  # a made record must not lead to another folder
-        raise UserError(f"The run {place} has a trial {name!r}, which is no name of a folder; restore it from a copy.")
-    folder = adapter_folder(place, name)
-    if not is_file(folder / "adapter_config.json"):
-        raise UserError(f"The run {place} has no finished adapter of {name!r} yet; finish it with {resuming(place)}.")
-    return replace(load_adapter(folder), trusted=tuple(trusted))
-
-
-def run_of(place: Path) -> Path:
-    """The folder, or that of the final run if it holds a search for settings; UserError if that has not begun."""
-    final = final_folder(place)
-    if final is None or is_file(final / "run.jsonl"):
-        return final or place
-    raise UserError(f"The final run in {final} has not begun: {searching(place)}.")
-
-
-def unknown_trial(name: str, known: Collection[str], place: str = "") -> str:
-    """The sentence about a trial that a run does not have."""
-    names = ", ".join(known) or "not begun yet"
-    return f"The run{place} has no trial {name!r}{did_you_mean(name, known)} (its trials are {names})."
-
-
-def introduction(adapter: Adapter, *, others: bool = False) -> Iterator[str]:
-    """Which method of a run an adapter is of, its figure and rounds, and which other has a higher figure.
-
-    With `others`, other classes than the adapter's are or may be given, of which the figures are not. Of an adapter
-    outside a run, only the method.
-    """
-    yield from _introduced(adapter, _run_with(adapter), others=others)
-
-
-def _introduced(adapter: Adapter, run: Run | None, *, others: bool) -> Iterator[str]:
-    trial = next((one for one in run.trials if one.name == adapter.folder.name), None) if run else None
-    if run is None or trial is None:
-        yield f"{label_of(adapter)}, from the adapter {adapter.folder}."
-        return
-    yield from introduced(run, trial)
-    if others and trial.figures:
-        own = plural(len(adapter.space), "class")
-        yield f"Figures of the run are of its own {own} and do not hold for a choice among others."
-
-
-def introduction_on_page(adapter: Adapter, *, others: bool) -> Iterator[str]:
-    """The same without a path of this machine; then the run, its training images, and what its CLIP does not know."""
-    run = _run_with(adapter)
-    for said in _introduced(adapter, run, others=others):
-        yield said.replace(str(adapter.folder), adapter.folder.name)
-    if run is not None:
-        place = adapter.folder.absolute().parent.parent
-        yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."
-    held = run.header.partition if run else None
-    if held is not None and (images := sum(map(held.images, range(len(held.clients))))):
-        yield f"The clients hold {plural(images, 'training image')} of {plural(len(held.classes), 'class')}."
-    if adapter.card.base_model_name_or_path == DEMO:
-        yield LIMIT
-
-
-def gives_others(adapter: Adapter, classes: Sequence[str]) -> bool:
-    """Whether candidates are given that are not the adapter's own classes."""
-    return bool(classes) and set(classes) != set(adapter.space.names)
-
-
-def _run_with(adapter: Adapter) -> Run | None:
-    """The run in whose folder an adapter lies."""
-    place = adapter.folder.absolute().parent.parent
-    inside = adapter_folder(place, adapter.folder.name) == adapter.folder.absolute() and is_file(place / "run.jsonl")
-    return read_run(place) if inside else None
-
-
-def label_of(adapter: Adapter) -> str:
-    """The adapter's method as tables spell it."""
-    name = adapter.card.method
-    return trial_label(name, name, method_summary(methods.load(name))) if name in methods.names() else name
-
-
-def method_of(adapter: Adapter, find_method: FindMethod = methods.load) -> Block[Method]:
-    """The adapter's method with its options; UserError if it is code outside fedprompt that is not trusted."""
-    name = adapter.card.method
-    if is_outside(name):
-        require_trusted((name,), adapter.trusted, place=f"The adapter {adapter.folder}")
-    return bind_method(name, adapter.card.params, place=str(adapter.folder), find_method=find_method)
-
-
-def restore(
-    adapter: Adapter, *, backbone: str | None = None, clip: Clip | None = None, find_method: FindMethod = methods.load
-) -> tuple[Method, Clip]:
-    """Open the adapter's backbone, or the copy of it at `backbone`, and load the trained tensors into a method.
-
-    `clip` is a backbone that is open already, and `find_method` looks the method up. Raises UserError if the method is
-    code outside fedprompt that is not trusted, if the backbone is another one, or if a tensor does not fit.
-    """
-    block = method_of(adapter, find_method)
-    path = backbone or adapter.card.base_model_name_or_path
-    if clip is None and not path:
-        raise UserError(
-            f"The adapter {adapter.folder} was trained with a backbone that lay in no folder; give it with "
-            f"{option('backbone', 'clip')}."
-        )
-    clip = clip or load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
-    if not is_outside(adapter.card.method):  # code of others may not support this, and is trusted
-        check_tensors(adapter, _without_memory(block, clip, adapter))
-    method = block(clip, generator=stream(0, "method")).to(clip.device)
-    shared, personal = initial_state(method)
-    method.load_state_dict({**load_tensors(adapter, shared, fingerprint=clip.fingerprint), **personal})
-    return method, clip
-
-
-def _without_memory(block: Block[Method], clip: Clip, adapter: Adapter) -> State:
-    """The shared tensors of an adapter's method on PyTorch's meta device, where they have a shape and no memory."""
-    with torch.device("meta"):
-        method = block(clip, generator=None)
-    count = sum(tensor.numel() for tensor in method.state_dict().values())
-    if count > MOST_NUMBERS:
-        raise UserError(
-            f"The options of the adapter {adapter.folder} make a method of {count:,} numbers, more than "
-            f"{MOST_NUMBERS:,}; copy the adapter again."
-        )
-    return {name: tensor for name, tensor in method.named_parameters() if not name.startswith(method.personal)}
-
-
-def candidates(
-    adapter: Adapter, classes: Sequence[str], *, attributes: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> LabelSpace:
-    """The adapter's own classes, or those named, each with the attributes given or else known to the adapter."""
-    if not classes and not attributes:
-        return adapter.space
-    classes = classes or adapter.space.names
-    every = {**adapter.space.attributes, **{name: tuple(own) for name, own in attributes.items()}}
-    known = {name: every[name] for name in classes if name in every}
-    return replace(adapter.space, names=tuple(classes), attributes=known)
 
 
 @dataclass(frozen=True)
@@ -361,7 +200,7 @@ class Batch:
 def classify_files(
     method: Method, clip: Clip, source: FileSource, space: LabelSpace, on_step: OnStep | None = None
 ) -> Iterator[Batch]:
-    """Classify image files in batches; no image or feature is kept for longer than its batch, up to `CACHE_GB`."""
+    """Classify image files in batches; no image or feature is kept longer than its batch (`adapters.CACHE_GB`)."""
     method.eval()
     classify = open_classifier(method, clip, space)
 

@@ -1,18 +1,70 @@
-"""Sentences about predictions, for the terminal and the page: figures with given labels, and cautions."""
+"""Sentences about predictions, for the terminal and the page: by which adapter, figures with given labels, cautions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from fedprompt.data.labels import LabelSpace
+from fedprompt.demo import DEMO, LIMIT
 from fedprompt.errors import did_you_mean, plural
+from fedprompt.experiments.adapters import label_of
+from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.predictions import Prediction, Predictions
+from fedprompt.file_system import is_file
+from fedprompt.records.adapter import Adapter
+from fedprompt.records.output_folder import FINAL
+from fedprompt.records.run_record import Run
+from fedprompt.report import read_run
+from fedprompt.report.facts import title
+from fedprompt.report.verdict import introduced
 
 SHOWN_FOREIGN = 20  # images with labels of other classes that are named
 FIGURES = {
     "single": {"accuracy": "accuracy", "macro_f1": "macro F1"},
     "multi": {"mean_average_precision": "mAP", "cf1_macro_tuned": "CF1", "of1_tuned": "OF1"},
 }
+
+
+def introduction(adapter: Adapter, *, others: bool = False) -> Iterator[str]:
+    """Which method of a run an adapter is of, its figure and rounds, and which other has a higher figure.
+
+    With `others`, other classes than the adapter's are or may be given, of which the figures are not. Of an adapter
+    outside a run, only the method.
+    """
+    yield from _introduced(adapter, _run_with(adapter), others=others)
+
+
+def _introduced(adapter: Adapter, run: Run | None, *, others: bool) -> Iterator[str]:
+    trial = next((one for one in run.trials if one.name == adapter.folder.name), None) if run else None
+    if run is None or trial is None:
+        yield f"{label_of(adapter)}, from the adapter {adapter.folder}."
+        return
+    yield from introduced(run, trial)
+    if others and trial.figures:
+        own = plural(len(adapter.space), "class")
+        yield f"Figures of the run are of its own {own} and do not hold for a choice among others."
+
+
+def introduction_on_page(adapter: Adapter, *, others: bool) -> Iterator[str]:
+    """The same without a path of this machine; then the run, its training images, and what its CLIP does not know."""
+    run = _run_with(adapter)
+    for said in _introduced(adapter, run, others=others):
+        yield said.replace(str(adapter.folder), adapter.folder.name)
+    if run is not None:
+        place = adapter.folder.absolute().parent.parent
+        yield f"From the run {place.parent.name if place.name == FINAL else place.name}: {title(run)}."
+    held = run.header.partition if run else None
+    if held is not None and (images := sum(map(held.images, range(len(held.clients))))):
+        yield f"The clients hold {plural(images, 'training image')} of {plural(len(held.classes), 'class')}."
+    if adapter.card.base_model_name_or_path == DEMO:
+        yield LIMIT
+
+
+def _run_with(adapter: Adapter) -> Run | None:
+    """The run in whose folder an adapter lies."""
+    place = adapter.folder.absolute().parent.parent
+    inside = adapter_folder(place, adapter.folder.name) == adapter.folder.absolute() and is_file(place / "run.jsonl")
+    return read_run(place) if inside else None
 
 
 def trained_on_sentence(found: Predictions) -> str:

@@ -24,25 +24,24 @@ from fedprompt.experiments.checks import (
     warn_of_problems,
 )
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, TransportFactory
-from fedprompt.experiments.events import (
-    cooccurrence_event,
-    header_event,
-    training_images,
-)
+from fedprompt.experiments.events import cooccurrence_event, header_event
 from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.experiments.intervals import interval_events, row_groups
 from fedprompt.experiments.plan import Plan, Trial
+from fedprompt.experiments.protocol import training_images
 from fedprompt.experiments.runtimes import RUNTIMES, Prepare
 from fedprompt.experiments.test_sets import UNSHIFTED, TestSet, make_test_sets
 from fedprompt.experiments.trackers import require_trackers, tracked
 from fedprompt.experiments.trials import end_recorded, run_trial
 from fedprompt.file_system import is_file, require_folder
+from fedprompt.records.atomic_files import write_atomic
+from fedprompt.records.checkpoints import save_tensors
 from fedprompt.records.event_fields import CommandRecord, ExpectedFigure
 from fedprompt.records.events import ChangesEvent, EndEvent, TrialEvent
 from fedprompt.records.output_folder import require_no_run, require_no_search
 from fedprompt.records.reading import read_run
-from fedprompt.records.run_folder import RunFolder, save_tensors, write_atomic
+from fedprompt.records.run_folder import RunFolder
 from fedprompt.report import render
 
 RECIPE = "recipe.toml"

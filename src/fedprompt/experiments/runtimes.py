@@ -12,7 +12,7 @@ from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.given import Given
 from fedprompt.experiments.plan import Trial
 from fedprompt.methods.base import Method
-from fedprompt.records.run_folder import Checkpoint
+from fedprompt.records.checkpoints import Checkpoint
 from fedprompt.runtimes.simulator import Simulator
 
 ON_RAY = 'on="ray"'  # in Python

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.labels import Kind
-from fedprompt.records.reading import BROKEN, NATURAL
+from fedprompt.records.run_record import BROKEN, NATURAL
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,10 @@ from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.rollback import Finished
 from fedprompt.federated.rounds import Start, federate, initial_state
+from fedprompt.records.checkpoints import Checkpoint
 from fedprompt.records.client_scores import unpacked
 from fedprompt.records.events import EndEvent, ResumeEvent, ScoreEvent, Status, TrialEvent
-from fedprompt.records.run_folder import Checkpoint, RunFolder
+from fedprompt.records.run_folder import RunFolder
 from fedprompt.updates import State
 
 

@@ -18,8 +18,8 @@ import fedprompt
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError, option
 from fedprompt.file_system import open_file, read_bytes, too_large
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.event_fields import table_value
-from fedprompt.records.run_folder import write_atomic
 from fedprompt.text_files import json_text, load_json
 
 FORMAT = 1

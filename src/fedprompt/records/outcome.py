@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fedprompt.errors import series
 from fedprompt.records.events import RoundEvent
-from fedprompt.records.reading import Run, TrialRecord
+from fedprompt.records.run_record import Run, TrialRecord
 
 
 def missing_results(run: Run) -> tuple[str, ...]:

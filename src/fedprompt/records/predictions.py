@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Examples
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 
 Key = tuple[str, str, str, int | None]  # split, name, part, client
 

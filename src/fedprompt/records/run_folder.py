@@ -1,135 +1,28 @@
-"""The folder of a run: event log, checkpoints, lock file, and atomic writing of files."""
+"""The folder of a run: its event log, its checkpoints and its lock."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import logging
-import os
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-import filelock
-import safetensors
-import torch
 from pydantic import JsonValue, ValidationError
-from safetensors.torch import save
-from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import obstacle, open_file, read_bytes, require_file, require_folder, too_large
+from fedprompt.file_system import obstacle, open_file, read_bytes, require_folder
 from fedprompt.records import vectors
+from fedprompt.records.atomic_files import acquire_lock, append_line, write_atomic
+from fedprompt.records.checkpoints import ROUND, Checkpoint, read_checkpoint, write_checkpoint
 from fedprompt.records.events import BaseEvent, Event, parse_event
 from fedprompt.records.output_folder import final_folder, require_no_run, require_no_search
 from fedprompt.text_files import json_text, load_json
-from fedprompt.updates import State
 
 LARGEST_LINE = 256 << 20  # bytes of an event
-LARGEST_TENSORS = 16 << 30  # bytes of a checkpoint, with the personal states of all clients
 SCORES = ("score", "client_scores", "local_images")
-ROUND = re.compile("[0-9]{8}")  # in the name of a checkpoint
-# The name of a tensor in a checkpoint: shared/NAME, memory/NAME, suspected/NAME or personal/CLIENT/NAME.
-ADDRESS = re.compile("(?P<kind>shared|memory|suspected|personal/(?P<client>[0-9]{1,9}))/(?P<name>.+)", re.DOTALL)
 _log = logging.getLogger(__name__)
-_FIXES = {
-    errno.ENOSPC: "the disk is full; free some space and resume the run",
-    errno.EDQUOT: "your disk quota is used up; free some space and resume the run",
-    errno.EACCES: "you may not write there; choose another folder",
-    errno.EROFS: "the disk is read-only; choose another folder",
-}
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a UserError that names the folder and what to do."""
-    try:
-        yield
-    except OSError as error:
-        fix = _FIXES.get(error.errno or 0, f"the system says '{error.strerror or error}'; choose another folder")
-        raise UserError(f"Cannot write to {folder}: {fix}. Nothing written before is lost.") from error
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file atomically: readers see the old file or the whole new one, also after a crash.
-
-    Raises UserError naming the folder when it cannot be written, for instance because the disk is full.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and a rename needs no help to last
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Add a line to a file, whole or not at all; it is on the disk when this returns. UserError as `write_atomic`."""
-    with writing(path.parent), path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-def acquire_lock(lock: Path, *, busy: str) -> filelock.FileLock:
-    """Acquire a lock file for this process and create its folder; UserError with the text `busy` if another has it."""
-    with writing(lock.parent):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        held = filelock.FileLock(lock)
-        try:
-            held.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise UserError(busy) from error
-    return held
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors and metadata to a safetensors file, atomically; the metadata get a checksum of the tensors."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(state, {**(metadata or {}), "sha256": _checksum(state)}))
-
-
-def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
-    """Read what `save_tensors` wrote: (tensors, metadata). Raises UserError if the file is cut short or changed."""
-    require_file(path, "restore it from a copy")
-    if path.stat().st_size > LARGEST_TENSORS:
-        raise UserError(too_large(path, LARGEST_TENSORS, "restore it from a copy"))
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            # The file's own memory may be unaligned, and products of unaligned matrices round differently.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (no mapping)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"The file {path} cannot be read as safetensors ({error}); restore it from a copy.") from error
-    if metadata.pop("sha256", None) != _checksum(tensors):
-        raise UserError(f"The tensors in {path} do not match their checksum; restore the file from a copy.")
-    return tensors, metadata
 
 
 def read_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
@@ -183,20 +76,6 @@ def read_events(folder: Path) -> Iterator[Event]:
             ) from error
         if event is not None:
             yield event
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """State of a trial after its last finished round: shared and personal states, and the server's memory.
-
-    `suspected` are the tensors of the round that the next one may roll back.
-    """
-
-    round_number: int
-    shared: State
-    personal: dict[int, State]
-    memory: State = field(default_factory=dict)
-    suspected: State = field(default_factory=dict)
 
 
 class RunFolder:
@@ -281,13 +160,8 @@ class RunFolder:
 
     def save_checkpoint(self, trial: str, checkpoint: Checkpoint, *, before: int = 1) -> None:
         """Write a trial's checkpoint and keep the newest `before` of those before it."""
-        tensors = {f"shared/{name}": tensor for name, tensor in checkpoint.shared.items()}
-        tensors |= {f"memory/{name}": tensor for name, tensor in checkpoint.memory.items()}
-        tensors |= {f"suspected/{name}": tensor for name, tensor in checkpoint.suspected.items()}
-        for client, state in checkpoint.personal.items():
-            tensors |= {f"personal/{client}/{name}": tensor for name, tensor in state.items()}
         path = self.path / "checkpoints" / f"{quote(trial, safe='')}@{checkpoint.round_number:08d}.safetensors"
-        save_tensors(path, tensors)
+        write_checkpoint(path, checkpoint)
         older = [other for other in self._checkpoints(trial) if other < path]
         for stale in set(self._checkpoints(trial)) - {path, *older[:before]}:
             stale.unlink()
@@ -300,7 +174,7 @@ class RunFolder:
             if round_number not in (None, found):
                 continue
             try:
-                return _read_checkpoint(path)
+                return read_checkpoint(path)
             except UserError as error:
                 _log.warning("Skipping a damaged checkpoint: %s", error)
         return None
@@ -343,27 +217,3 @@ def _parse(line: bytes) -> Mapping[str, JsonValue] | None:
     except ValueError:
         return None
     return fields if isinstance(fields, dict) and line.endswith(b"\n") else None
-
-
-def _read_checkpoint(path: Path) -> Checkpoint:
-    number = path.stem.rpartition("@")[2]
-    if not ROUND.fullmatch(number):
-        raise UserError(f"The name of {path} does not end in the eight digits of a round; restore it from a copy.")
-    checkpoint = Checkpoint(int(number), {}, {})
-    for address, tensor in load_tensors(path)[0].items():
-        place = ADDRESS.fullmatch(address)
-        if place is None:
-            raise UserError(f"{path} holds a tensor {address!r} of no known kind; restore it from a copy.")
-        if place["client"]:
-            checkpoint.personal.setdefault(int(place["client"]), {})[place["name"]] = tensor
-        else:
-            getattr(checkpoint, place["kind"])[place["name"]] = tensor
-    return checkpoint
-
-
-def _checksum(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(f"{name} {state[name].dtype} {list(state[name].shape)}".encode())
-        digest.update(state[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """The report of a run: a self-contained HTML page made from `run.jsonl`, its tables and figures."""
 
-from fedprompt.records.reading import Run, TrialRecord, read_run
+from fedprompt.records.reading import read_run
+from fedprompt.records.run_record import Run, TrialRecord
 from fedprompt.report.client_figures import partition_figure, save_partition
 from fedprompt.report.figures import headline_figure, save_headline
 from fedprompt.report.page import app_page, prediction_cards, predictions_page, render

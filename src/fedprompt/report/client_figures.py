@@ -8,10 +8,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import RoundEvent
-from fedprompt.records.reading import Run, TrialRecord
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.run_record import Run, TrialRecord
 from fedprompt.report.style import ALARM, FULL, HALF, MANY, MUTED, SHADES, TEXT, Drawing, draw_grid, shorten
 
 MOST_CLIENTS, MOST_CLASSES = 60, 100  # more would be too small to read

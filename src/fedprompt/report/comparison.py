@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from fedprompt.errors import UserError
-from fedprompt.records.reading import GAP, NATURAL, Run, TrialRecord
+from fedprompt.records.run_record import GAP, NATURAL, Run, TrialRecord
 from fedprompt.report.published import HEAD, as_markdown, difference_tables, differences
 from fedprompt.report.style import size_text
 

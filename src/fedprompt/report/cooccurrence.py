@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from fedprompt.records.events import CooccurrenceEvent
-from fedprompt.records.reading import BROKEN, NATURAL, Run
+from fedprompt.records.run_record import BROKEN, NATURAL, Run
 from fedprompt.report.style import draw_grid, draw_svg, shorten
 
 SIDE = 330  # pixels of a matrix without its labels

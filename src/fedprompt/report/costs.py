@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from fedprompt.records.reading import TrialRecord
+from fedprompt.records.run_record import TrialRecord
 from fedprompt.report.comparison import Comparison, over_seeds
 from fedprompt.report.style import MAIN, MUTED, REFERENCE, TEXT, draw_svg, shorten
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from fedprompt.errors import first_names, plural, untested
 from fedprompt.records.event_fields import ClassDecisions
 from fedprompt.records.events import MistakesEvent
-from fedprompt.records.reading import AVERAGED, TUNED, Run, TrialRecord
+from fedprompt.records.run_record import AVERAGED, TUNED, Run, TrialRecord
 
 
 def never_predicted(run: Run, main: TrialRecord, column: str) -> Iterator[str]:

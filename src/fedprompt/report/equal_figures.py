@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedprompt.errors import series
-from fedprompt.records.reading import Run, TrialRecord
+from fedprompt.records.run_record import Run, TrialRecord
 
 
 def equal_figures(run: Run) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from fedprompt.records.reading import MEASURES, Run, TrialRecord, mean_of
+from fedprompt.records.run_record import MEASURES, Run, TrialRecord, mean_of
 from fedprompt.report.style import (
     FULL,
     HALF,

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from fedprompt.arguments import as_path
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.report.style import Drawing
 
 HEIGHT = 640  # of a page in a notebook, in pixels

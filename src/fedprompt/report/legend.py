@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedprompt.records.reading import TUNED, Run
+from fedprompt.records.run_record import TUNED, Run
 from fedprompt.report.tables import uploads
 
 UPLOAD = "Upload"

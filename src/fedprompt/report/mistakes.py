@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from fedprompt.records.event_fields import MistakeRecord
 from fedprompt.records.events import MistakesEvent
-from fedprompt.records.reading import Run
+from fedprompt.records.run_record import Run
 from fedprompt.report.sample_images import png_data_url
 from fedprompt.report.style import draw_grid, draw_svg, inline, shorten
 from fedprompt.report.tables import DASH

@@ -9,7 +9,7 @@ from statistics import fmean, quantiles, stdev
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from fedprompt.records.reading import Run
+from fedprompt.records.run_record import Run
 from fedprompt.report.comparison import Comparison
 from fedprompt.report.costs import label_points
 from fedprompt.report.style import FULL, MAIN, MUTED, REFERENCE, TEXT, Drawing, shorten

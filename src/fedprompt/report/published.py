@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from fedprompt.records.event_fields import ExpectedFigure
-from fedprompt.records.reading import Run, TrialRecord
+from fedprompt.records.run_record import Run, TrialRecord
 
 HEAD = ("method", "figure", "published", "ours", "difference", "seeds")
 PARAMETERS = "parameters (M)"  # the one figure that is not in percent

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from fedprompt.errors import plural
 from fedprompt.records.events import KeptEvent
-from fedprompt.records.reading import TITLES, Run, TrialRecord
-from fedprompt.report.next_steps import cut_short, limit, minutes_for_all
+from fedprompt.records.run_record import TITLES, Run, TrialRecord
+from fedprompt.report.next_steps import cut_short, minutes_for_all
+from fedprompt.report.proposals import limit
 
 STILL = 0.02  # relative change of the training loss below which it has hardly moved
 

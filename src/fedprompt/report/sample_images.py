@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from fedprompt.records.event_fields import AttentionRecord, ExplanationRecord
 from fedprompt.records.events import SampleEvent
-from fedprompt.records.reading import Run
+from fedprompt.records.run_record import Run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HEAT = ("#ff6a00", "#ffec5a")  # from weak to strong attention

@@ -9,7 +9,7 @@ from fedprompt.errors import series
 from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import IntervalEvent
 from fedprompt.records.outcome import shown_name
-from fedprompt.records.reading import GAP, Run, TrialRecord, mean_of
+from fedprompt.records.run_record import GAP, Run, TrialRecord, mean_of
 from fedprompt.report.style import size_text
 
 MOST_CLIENTS = 200  # rows of the table of clients

@@ -12,7 +12,7 @@ from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import IntervalEvent
 from fedprompt.records.outcome import stopped_early
-from fedprompt.records.reading import AVERAGED, NATURAL, Run, Score, TrialRecord
+from fedprompt.records.run_record import AVERAGED, NATURAL, Run, Score, TrialRecord
 from fedprompt.report.collapse import collapse, too_many_labels
 from fedprompt.report.decisions import (
     decisions,
@@ -23,7 +23,8 @@ from fedprompt.report.decisions import (
     untested_classes,
 )
 from fedprompt.report.equal_figures import equal_figures
-from fedprompt.report.next_steps import Situation, is_tuning, proposals, steps, uses_drawings_clip
+from fedprompt.report.next_steps import Situation, steps, uses_drawings_clip
+from fedprompt.report.proposals import is_tuning, proposals
 from fedprompt.report.rounds import STILL, ended_early, fewer_rounds, kept_rounds, losses, percent
 
 KNOWN = 0.5  # of the way from chance to 1: from there on, an untrained backbone knows the images

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedprompt.config.recipe import Recipe
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.report import Run, read_run
 from fedprompt.report.comparison import Comparison, as_csv, comparison, latex, markdown, seconds, uploaded
 from fedprompt.report.costs import cost_figure

@@ -8,9 +8,9 @@ from statistics import fmean
 
 from fedprompt.errors import option
 from fedprompt.file_system import require_folder
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.event_fields import ExpectedFigure
-from fedprompt.records.reading import MEASURES, TUNED
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.run_record import MEASURES, TUNED
 from fedprompt.report import Run, comparable_figure
 from fedprompt.report.published import HEAD, Difference, as_markdown, difference_tables
 from fedprompt.studies.published import MEAN, PublishedExperiment, TableMatch, matched_cells, recipe

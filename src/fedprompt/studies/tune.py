@@ -16,7 +16,7 @@ from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.output_folder import FINAL
-from fedprompt.records.reading import Run
+from fedprompt.records.run_record import Run
 from fedprompt.studies.sweep import Job
 from fedprompt.studies.tune_results import METRIC, Result, Tried, default_settings, judge, trainable
 from fedprompt.studies.tuning import at_point, points, search

@@ -16,7 +16,7 @@ from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.experiments.model_card import LAST as LAST_ROUND
 from fedprompt.experiments.test_sets import AMONG_ALL, EQUALLY
 from fedprompt.ops.bootstrap import Floats, interval
-from fedprompt.records.reading import TrialRecord, figure_title
+from fedprompt.records.run_record import TrialRecord, figure_title
 from fedprompt.report.comparison import ComparisonCell
 from fedprompt.studies.tuning import short_point
 

@@ -15,8 +15,8 @@ from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.file_system import read_bytes
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.output_folder import ROUNDS
-from fedprompt.records.run_folder import write_atomic
 from fedprompt.studies.tune import Tuning
 from fedprompt.text_files import json_text, load_json_object
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from fedprompt.config.recipe import Recipe
 from fedprompt.experiments.context import RunCallbacks
-from fedprompt.experiments.events import may_predict_all
 from fedprompt.experiments.given import NOTHING, Given
+from fedprompt.experiments.protocol import may_predict_all
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.reading import read_run
-from fedprompt.records.run_folder import write_atomic
 from fedprompt.studies.sweep import Job, check, run_job
 from fedprompt.studies.tune import Tuning, Wanted, grid_results, make_tuning
 from fedprompt.studies.tune_optuna import require_optuna, search_by_draws

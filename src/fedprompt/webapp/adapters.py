@@ -16,14 +16,9 @@ from fedprompt.data.images import Images
 from fedprompt.data.in_memory import MemorySource
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural
+from fedprompt.experiments.adapters import candidates, open_adapter, restore, run_of
 from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
-from fedprompt.experiments.predict import (
-    candidates,
-    introduction_on_page,
-    open_adapter,
-    restore,
-    run_of,
-)
+from fedprompt.experiments.prediction_notes import introduction_on_page
 from fedprompt.experiments.prediction_thresholds import choose_thresholds
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
@@ -34,7 +29,7 @@ from fedprompt.methods.base import Method
 from fedprompt.methods.zeroshot import ZeroShot
 from fedprompt.records.adapter import Adapter
 from fedprompt.records.events import SampleEvent, TrialEvent
-from fedprompt.records.reading import trial_label
+from fedprompt.records.run_record import trial_label
 from fedprompt.report import prediction_cards, read_run
 from fedprompt.report.figures import distinct_markers, markers_of
 from fedprompt.report.style import REFERENCE

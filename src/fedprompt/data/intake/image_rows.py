@@ -12,7 +12,8 @@ from fedprompt.data.intake.label_cells import is_missing
 from fedprompt.data.intake.paths import locate
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.data.intake.splits import LEFT_OUT, is_split, listed, read_name, understand_splits
-from fedprompt.data.intake.tables import KNOWN, Table, repeated_images
+from fedprompt.data.intake.table_columns import KNOWN
+from fedprompt.data.intake.tables import Table
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.text_files import data_setting
 
@@ -160,3 +161,29 @@ def read_images(
 def _text(cell: object) -> str:
     """A cell as text; "" for one that is missing or no text."""
     return "" if is_missing(cell) or isinstance(cell, bool | list | dict) else normal_name(str(cell))
+
+
+def repeated_images(
+    images: Sequence[str],
+    lines: Sequence[int],
+    content: Callable[[int], Hashable],
+    splits: Sequence[str],
+    *,
+    mistakes: Mistakes,
+) -> None:
+    """Note every row of an image that has another one: the same again, other labels, or another split.
+
+    `content` of a row is what two rows of one image should agree in.
+    """
+    first: dict[str, int] = {}
+    for row, image in enumerate(images):
+        before = first.setdefault(image, row)
+        if before == row:
+            continue
+        where = f"{image!r} already stands in line {lines[before]}"
+        if splits[row] != splits[before]:
+            where += f", there in {splits[before]}, here in {splits[row]}"
+        elif content(row) != content(before):
+            where += f", there with {content(before)!r}, here with {content(row)!r}"
+        fix = f"keep one of the rows, or allow them with {data_setting('repeats', 'allow')}"
+        mistakes.add(where, line=lines[row], column="image", fix=fix)

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from fedprompt.data.intake.class_names import labels_of, normal_name
 from fedprompt.data.intake.label_cells import UNKNOWN, is_missing, read_label_column, truth_columns
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.data.intake.tables import SUFFIXES, Row, Table, read_table, renamed
+from fedprompt.data.intake.table_columns import read_table, renamed
+from fedprompt.data.intake.tables import SUFFIXES, Row, Table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.file_system import require_file

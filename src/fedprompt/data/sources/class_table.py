@@ -28,7 +28,8 @@ from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, r
 from fedprompt.data.intake.label_cells import is_missing, looks_like_several
 from fedprompt.data.intake.other_form import require_image_table
 from fedprompt.data.intake.report import Intake, Mistakes
-from fedprompt.data.intake.tables import KNOWN, Table, column_names, left_out_columns, read_table
+from fedprompt.data.intake.table_columns import KNOWN, left_out_columns, read_table
+from fedprompt.data.intake.tables import Table, column_names
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.errors import UserError

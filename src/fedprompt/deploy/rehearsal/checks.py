@@ -31,8 +31,9 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.events import ResumeEvent, RoundEvent, TrialEvent
-from fedprompt.records.run_folder import RunFolder, write_atomic
+from fedprompt.records.run_folder import RunFolder
 from fedprompt.text_files import json_text
 from fedprompt.updates import State
 

@@ -17,7 +17,7 @@ import tomli_w
 from fedprompt.deploy.settings import DATABASE
 from fedprompt.deploy.worker_socket import NoWorkerError, WorkerListener, listen, request_worker, send
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.runtimes.flower import commands
 from fedprompt.runtimes.flower.apps import Settings, server_app
 from fedprompt.runtimes.flower.grid import GridChannel

@@ -18,8 +18,8 @@ from fedprompt.deploy.settings import SITE, load_site, save
 from fedprompt.deploy.worker_socket import ADDRESS
 from fedprompt.errors import UserError
 from fedprompt.experiments.run import RECIPE
+from fedprompt.records.atomic_files import write_atomic
 from fedprompt.records.events import RoundEvent
-from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
 
 LATE_ROUNDS = 12  # rounds within which a site that joins late is noticed
