@@ -13,7 +13,9 @@ from fedprompt.file_system import read_bytes
 from fedprompt.text_files import load_json_object
 
 Activation = Literal["gelu", "quick_gelu"]
-HEAD_WIDTH = 64  # of OpenAI's models, timm's vision transformers up to ViT-L, and BERT
+Heads = tuple[int, int]  # of the image tower and of the text tower
+HEAD_WIDTH = 64  # of OpenAI's models, timm's vision transformers up to ViT-L, and BERT; open_clip's default
+TEXT_HEADS = 8  # open_clip's default
 NAME = "open_clip_config.json"
 
 # What a value must be, in words, and whether it is.
@@ -63,8 +65,9 @@ class OpenClipConfig:
 
     activation: Activation
     image_size: int
-    vision_head_width: int = HEAD_WIDTH
+    vision_head_width: int | None = None  # None, as of the next: not stated
     text_heads: int | None = None
+    heads: Heads = (0, 0)  # of both towers, once the weights are read
     context_length: int | None = None
     bert: bool = False  # a timm vision transformer with a BERT from the Hub, as BiomedCLIP has them
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -142,7 +145,7 @@ def _config(path: Path, model: Mapping[str, Any], preprocessing: Mapping[str, An
         activation="quick_gelu" if model.get("quick_gelu") else "gelu",
         image_size=vision.get("image_size") or 224,
         vision_head_width=vision.get("head_width") or HEAD_WIDTH,
-        text_heads=text.get("heads"),
+        text_heads=text.get("heads") or (None if timm else TEXT_HEADS),
         context_length=text.get("context_length"),
         bert=bool(timm),
         sizes={name: value for name, value in sizes.items() if value is not None},
