@@ -22,6 +22,7 @@ from transformers import BertConfig, BertModel
 from fedprompt.clip.checkpoints.config import OpenClipConfig
 from fedprompt.clip.checkpoints.convert import convert
 from fedprompt.clip.checkpoints.heads import find_heads
+from fedprompt.clip.checkpoints.reading import read_tensors
 from fedprompt.clip.checkpoints.weights import BERT_NAMES, CLIP_NAMES, _in_file, _renamed
 from fedprompt.clip.loading import family_of
 from fedprompt.clip.model import Clip
@@ -299,7 +300,7 @@ def test_half_precision_checkpoints_are_computed_in_single_precision(tmp_path: P
 
 def test_a_bare_checkpoint_must_be_told_its_activation(tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state=GELU.state_dict(), name="RemoteCLIP-ViT-B-32.pt")
-    with pytest.raises(UserError, match="do not say which activation it was trained with; convert it once"):
+    with pytest.raises(UserError, match="do not say which activation it was trained with; say it in a conversion"):
         Clip.load(path)
     said = call("backbone", "convert", path, tmp_path / "out", "--activation", "gelu", "--heads", 2, 1)
     assert "No configuration says the mean and std of its preprocessing: OpenAI's are assumed" in said
@@ -380,7 +381,7 @@ def test_an_activation_that_contradicts_the_checkpoint_is_refused(tmp_path: Path
     assert "--activation quick_gelu contradicts" in said and "was trained with gelu" in said
     assert convert(path, tmp_path / "out", activation="gelu").difference < 1e-5
     own = write(tmp_path / "openai", state=QUICK.state_dict() | OPENAI, name="ViT-B-16.pt")
-    with pytest.raises(UserError, match=r"gelu contradicts .* has input_resolution .* was trained with quick_gelu"):
+    with pytest.raises(UserError, match=r"has input_resolution as OpenAI's models have: the model was trained"):
         convert(own, tmp_path / "other", activation="gelu")
 
 
@@ -398,6 +399,8 @@ def test_a_tokenizer_from_elsewhere_is_used(tmp_path: Path) -> None:
         one.unlink()
     with pytest.raises(UserError, match=r"has no tokenizer beside it .*--tokenizer openai/clip-vit-base-patch16"):
         Clip.load(path.parent)
+    with pytest.raises(UserError, match="tokenizer nowhere cannot be opened: it is no folder, and neither the Hub nor"):
+        convert(path, tmp_path / "out", tokenizer="nowhere")
     convert(path, tmp_path / "out", tokenizer=str(tmp_path / "words"))
     assert_same(Clip.load(tmp_path / "out"), GELU)
 
@@ -446,8 +449,16 @@ def test_a_torchscript_archive_is_not_opened(tmp_path: Path) -> None:
 def test_a_file_that_is_no_whole_checkpoint_is_refused(name: str, content: bytes | None, tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state=GELU.state_dict(), config=CONFIG, name=name)
     path.write_bytes(path.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(UserError, match=r"is no whole|is a pickle that holds more"):
+    with pytest.raises(UserError, match=r"is no whole|is a text file, no checkpoint: it begins with 'hellohello"):
         Clip.load(path)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_a_pointer_of_git_lfs_is_no_checkpoint(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 345\n")
+    with pytest.raises(UserError, match="is a pointer of Git LFS, not the file that it stands for; run git lfs pull"):
+        read_tensors(path)
 
 
 STATES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {

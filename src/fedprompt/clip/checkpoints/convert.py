@@ -12,12 +12,13 @@ import torch
 from torch.nn.functional import normalize
 
 from fedprompt.clip.checkpoints import published
-from fedprompt.clip.checkpoints.config import Activation, Heads
+from fedprompt.clip.checkpoints.config import NAME, Activation, Heads
 from fedprompt.clip.checkpoints.opening import SUFFIXES, OpenedCheckpoint, find_checkpoint, open_checkpoint
 from fedprompt.clip.checkpoints.reading import read_tensors
 from fedprompt.clip.checkpoints.weights import check_whole
+from fedprompt.clip.folders import POSITIONS
 from fedprompt.clip.hub import is_hub_id
-from fedprompt.clip.loading import POSITIONS, family_of, quiet
+from fedprompt.clip.loading import family_of, quiet
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, option
 from fedprompt.file_system import entries, is_file, is_folder, new_folder
@@ -89,6 +90,11 @@ def convert(
 def _convert_folder(path: Path, folder: Path, *, load: Callable[[Path], Clip]) -> Converted:
     """Write a Hugging Face folder whose weights are not safetensors as one whose are; their names stay."""
     if not is_file(path / PICKLED):
+        if is_file(path / NAME):
+            raise UserError(
+                f"{path} needs no conversion: the Hugging Face model that its config.json names is taken. To convert "
+                "the checkpoint of open_clip beside it, give its file."
+            )
         raise UserError(
             f"{path} is no checkpoint to convert: give a .pt, .bin or .safetensors file of OpenAI's or open_clip's "
             f"CLIP, a folder with open_clip_config.json, or one with {PICKLED}; other Hugging Face folders are used as "

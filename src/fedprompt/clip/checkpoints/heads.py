@@ -49,8 +49,8 @@ def _count(width: int, head_widths: Mapping[int, int]) -> int | None:
 def _refuse(tower: str, width: int, name: str) -> NoReturn:
     raise UserError(
         f"Nothing says how many attention heads the {tower} tower of {name} has, and its width {width} is that of no "
-        f"published one; give it an {NAME} with {KEYS[tower]}, or convert it once: fedprompt backbone convert CKPT OUT "
-        "--heads IMAGE TEXT (the numbers of heads of both towers)."
+        f"published one; give it an {NAME} with {KEYS[tower]}, or say them in a conversion: fedprompt "
+        "backbone convert CKPT OUT --heads IMAGE TEXT (the numbers of heads of both towers)."
     )
 
 

@@ -13,6 +13,8 @@ from fedprompt.clip.checkpoints.config import HEAD_WIDTH, NAME, Activation, Head
 from fedprompt.clip.checkpoints.reading import Tensors, read_tensors
 from fedprompt.clip.checkpoints.weights import build_model
 from fedprompt.clip.families import names
+from fedprompt.clip.hub import hub_answers
+from fedprompt.clip.refusals import REFUSALS, reason
 from fedprompt.errors import UserError, option
 from fedprompt.file_system import is_file, is_folder, read_bytes
 from fedprompt.text_files import load_json_object
@@ -114,9 +116,9 @@ def _bare_config(tensors: Tensors, activation: Activation | None, name: str) -> 
     activation = "quick_gelu" if openai else activation
     if activation is None:
         raise UserError(
-            f"{name} has no {NAME} beside it, and its weights do not say which activation it was trained with; convert "
-            "it once: fedprompt backbone convert CKPT OUT --activation gelu (most models of open_clip) or quick_gelu "
-            "(OpenAI's and those trained from them)."
+            f"{name} has no {NAME} beside it, and its weights do not say which activation it was trained with; say "
+            "it in a conversion: fedprompt backbone convert CKPT OUT --activation gelu (most models of open_clip) or "
+            "quick_gelu (OpenAI's and those trained from them)."
         )
     try:
         patch = tensors["visual.conv1.weight"].shape[-1]
@@ -131,17 +133,19 @@ def _bare_config(tensors: Tensors, activation: Activation | None, name: str) -> 
 
 def _tokenizer(place: Path | str, name: str) -> Any:
     folder = Path(place).expanduser()
-    if is_folder(folder) and not any(is_file(folder / one) for one in TOKENIZER):
+    here = is_folder(folder)
+    if here and not any(is_file(folder / one) for one in TOKENIZER):
         raise UserError(
-            f"{name} has no tokenizer beside it ({', '.join(TOKENIZER)}); copy its files there, or convert it once: "
-            "fedprompt backbone convert CKPT OUT --tokenizer openai/clip-vit-base-patch16 (or a folder)."
+            f"{name} has no tokenizer beside it ({', '.join(TOKENIZER)}); copy its files there, or name a folder or an "
+            "id of the Hub that has it: fedprompt backbone convert CKPT OUT --tokenizer openai/clip-vit-base-patch16."
         )
-    try:
-        return AutoTokenizer.from_pretrained(folder if is_folder(folder) else str(place), trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0].partition(" If you were trying to load it")[0].rstrip(".")
-        reason = "its files are damaged" if isinstance(error, (KeyError, AttributeError)) else reason
-        raise UserError(f"The tokenizer {place} cannot be opened ({reason}); give a folder or a Hub id.") from error
+    try:  # without a network the library would try for a minute
+        return AutoTokenizer.from_pretrained(
+            folder if here else str(place), local_files_only=here or not hub_answers(), trust_remote_code=False
+        )
+    except REFUSALS as error:
+        why = reason(error) if here else "it is no folder, and neither the Hub nor its cache has it."
+        raise UserError(f"The tokenizer {place} cannot be opened: {why} Give a folder or an id of the Hub.") from error
 
 
 def _processor(about: OpenClipConfig, name: str) -> CLIPImageProcessorPil:
