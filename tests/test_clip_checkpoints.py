@@ -140,7 +140,7 @@ class Trunk(nn.Module):
 class Biomed(nn.Module):
     """A plain vision transformer and a BERT as open_clip names the parts of BiomedCLIP."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, linear: bool = False) -> None:
         super().__init__()
         head = nn.ModuleDict({"proj": nn.Linear(WIDTH, DIM, bias=False)})
         self.trunk_and_head = nn.ModuleDict({"trunk": Trunk(), "head": head})
@@ -151,6 +151,8 @@ class Biomed(nn.Module):
         ).eval()
         hidden = (128 + DIM) // 2
         self.proj = nn.Sequential(nn.Linear(128, hidden, bias=False), nn.GELU(), nn.Linear(hidden, DIM, bias=False))
+        if linear:
+            self.proj = nn.Linear(128, DIM, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
 
     def state_dict(self, **_: Any) -> dict[str, Tensor]:
@@ -289,6 +291,16 @@ def test_biomedclips_pair_is_the_published_model(tmp_path: Path) -> None:
     loaded = Clip.load(tmp_path / "out")
     assert_same(loaded, published)
     assert loaded.context_length == 40 and loaded.tokenizer.special.length is None
+    assert loaded.model.config.vision_config.projection_dim == loaded.model.config.projection_dim == DIM
+
+
+def test_a_bert_with_a_linear_projection_is_the_published_model(tmp_path: Path) -> None:
+    published = drawn(Biomed(linear=True))
+    path = write(
+        tmp_path / "ckpt", state=published.state_dict(), config=changed(BIOMED, "text_cfg", hf_proj_type="linear")
+    )
+    assert convert(path, tmp_path / "out").difference < 1e-5
+    assert_same(Clip.load(tmp_path / "out"), published)
 
 
 def test_half_precision_checkpoints_are_computed_in_single_precision(tmp_path: Path) -> None:
@@ -514,7 +526,10 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "timm": (changed(CONFIG, "vision_cfg", timm_model_name="convnext_base"), "a tower of timm or of the Hub beside"),
     "RoBERTa": (changed(BIOMED, "text_cfg", hf_model_name="roberta-base"), "and roberta-base; of those of timm"),
     "registers": (changed(BIOMED, "vision_cfg", timm_model_name="vit_base_patch16_reg4_gap_256"), "only a plain ViT"),
-    "pooler": (changed(BIOMED, "text_cfg", hf_pooler_type="mean_pooler"), "sets text_cfg.hf_pooler_type"),
+    "pooler": (
+        changed(BIOMED, "text_cfg", hf_pooler_type="mean_pooler"),
+        "'mean_pooler', .*; only cls_last_hidden_state_pooler",
+    ),
     "five heads": (changed(CONFIG, "text_cfg", heads=5), "has width 64, which cannot be divided into 5 heads"),
     "no head width": (
         changed(CONFIG, "vision_cfg", head_width=0),

@@ -78,7 +78,7 @@ def _timm_features(found: Tensors, pixels: Tensor, heads: int) -> Tensor:
 
 
 def _bert_features(found: Tensors, ids: Tensor, heads: int) -> Tensor:
-    """[N, D] of a BERT (Devlin et al., 2019), read at its first token through two layers."""
+    """[N, D] of a BERT (Devlin et al., 2019), read at its first token through one or two layers."""
     bert, table = "text.transformer", "text.transformer.embeddings"
     tokens = found[f"{table}.word_embeddings.weight"][ids] + found[f"{table}.token_type_embeddings.weight"][0]
     tokens = tokens + found[f"{table}.position_embeddings.weight"][: ids.shape[1]]
@@ -93,6 +93,8 @@ def _bert_features(found: Tensors, ids: Tensor, heads: int) -> Tensor:
         hidden = _linear(hidden, found, f"{name}.output.dense")
         tokens = _norm(tokens + hidden, found, f"{name}.output.LayerNorm", eps=1e-12)
         number += 1
+    if "text.proj.weight" in found:
+        return tokens[:, 0] @ found["text.proj.weight"].T
     return F.gelu(tokens[:, 0] @ found["text.proj.0.weight"].T) @ found["text.proj.2.weight"].T
 
 

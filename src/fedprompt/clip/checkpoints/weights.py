@@ -44,6 +44,7 @@ BERT_NAMES = (
     (r"visual\.head\.proj\.weight", "visual_projection.weight"),
     (r"text\.transformer\.(.+)", r"text_model.\1"),
     (r"text\.proj\.(\d)\.weight", r"text_projection.\1.weight"),
+    (r"text\.proj\.weight", "text_projection.weight"),
     (r"logit_scale", "logit_scale"),
 )
 TRANSPOSED = ("visual.proj", "text_projection")
@@ -203,6 +204,7 @@ def _bert_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
         "type_vocab_size": len(tensors[f"{bert}embeddings.token_type_embeddings.weight"]),
     }
     image, _, patch, _ = tensors["visual.trunk.patch_embed.proj.weight"].shape
+    dim = len(tensors["visual.head.proj.weight"])
     vision = {
         "hidden_size": image,
         "intermediate_size": len(tensors["visual.trunk.blocks.0.mlp.fc1.weight"]),
@@ -210,6 +212,7 @@ def _bert_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
         "num_attention_heads": about.heads[0],
         "image_size": about.image_size,
         "patch_size": patch,
+        "projection_dim": dim,
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,  # timm's
     }
@@ -217,7 +220,8 @@ def _bert_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
         ViTBertConfig(
             text_config=text,
             vision_config=vision,
-            projection_dim=len(tensors["visual.head.proj.weight"]),
+            projection_dim=dim,
+            text_projection="linear" if "text.proj.weight" in tensors else "mlp",
             context_length=about.context_length or positions,
         )
     )
