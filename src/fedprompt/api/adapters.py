@@ -33,6 +33,7 @@ from fedprompt.experiments.predict import (
     open_adapter,
     restore,
     run_of,
+    usable_precision,
 )
 from fedprompt.experiments.prediction_thresholds import choose_thresholds
 from fedprompt.experiments.sample_images import png
@@ -275,6 +276,8 @@ class Adapter:
 
     @cached_property
     def _restored(self) -> tuple[Method, Clip]:
+        if self._clip is None and (said := usable_precision(self._files)[1]):
+            warnings.warn(said, stacklevel=4)
         return restore(self._files, clip=self._clip, find_method=self._find_method)
 
     @worded("keywords")

@@ -30,6 +30,15 @@ def refusing(name: str) -> Iterator[None]:
         raise UserError(f"The backbone {name!r} cannot be opened: {reason(error)}{parts}") from error
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Say of which backbone a UserError is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"The backbone {name!r} cannot be opened: {error}") from error
+
+
 def reason(error: Exception) -> str:
     """What an error says as a sentence, with the way out where a package or a form of weights is the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from fedprompt import methods
+from fedprompt.clip.devices import find_device
+from fedprompt.clip.hub import require_available
 from fedprompt.clip.model import Clip
+from fedprompt.clip.precision import Precision
 from fedprompt.config.blocks import Block, bind
 from fedprompt.config.outside_code import is_outside, require_trusted
 from fedprompt.config.recipe import checked
@@ -44,7 +47,7 @@ from fedprompt.file_system import is_file, is_folder, read_bytes, require_folder
 from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method, open_classifier
 from fedprompt.ops.metrics import require_finite
-from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
+from fedprompt.records.adapter import Adapter, check_backbone, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent, TrialEvent
 from fedprompt.records.output_folder import FINAL, final_folder, resuming, searching
 from fedprompt.records.reading import Run, trial_label
@@ -106,6 +109,8 @@ def introduction(adapter: Adapter, *, others: bool = False) -> Iterator[str]:
     outside a run, only the method.
     """
     yield from _introduced(adapter, _run_with(adapter), others=others)
+    if said := usable_precision(adapter)[1]:
+        yield said
 
 
 def _introduced(adapter: Adapter, run: Run | None, *, others: bool) -> Iterator[str]:
@@ -130,6 +135,8 @@ def introduction_on_page(adapter: Adapter, *, others: bool) -> Iterator[str]:
     held = run.header.partition if run else None
     if held is not None and (images := sum(map(held.images, range(len(held.clients))))):
         yield f"The clients hold {plural(images, 'training image')} of {plural(len(held.classes), 'class')}."
+    if said := usable_precision(adapter)[1]:
+        yield said
     if adapter.card.base_model_name_or_path == DEMO:
         yield LIMIT
 
@@ -175,13 +182,30 @@ def restore(
             f"The adapter {adapter.folder} was trained with a backbone that lay in no folder; give it with "
             f"{option('backbone', 'clip')}."
         )
-    clip = clip or load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
+    if clip is None:
+        if path != DEMO:
+            fix = f"give the folder of a copy with {option('backbone', 'clip=load_clip(folder)')}"
+            require_available(path, fix=fix)
+        clip = load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB, precision=usable_precision(adapter)[0]))
+    check_backbone(adapter, clip.fingerprint)
     if not is_outside(adapter.card.method):  # code of others may not support this, and is trusted
         check_tensors(adapter, _without_memory(block, clip, adapter))
     method = block(clip, generator=stream(0, "method")).to(clip.device)
     shared, personal = initial_state(method)
     method.load_state_dict({**load_tensors(adapter, shared, fingerprint=clip.fingerprint), **personal})
     return method, clip
+
+
+def usable_precision(adapter: Adapter) -> tuple[Precision, str]:
+    """The precision of the adapter's run, or float32 with a sentence where the device does not compute in it."""
+    try:
+        find_device("auto", adapter.card.precision)
+    except UserError:
+        return "float32", (
+            f"The backbone computed in {adapter.card.precision} in the run and does so in float32 here, since this "
+            "device cannot; predictions may differ a little."
+        )
+    return adapter.card.precision, ""
 
 
 def _without_memory(block: Block[Method], clip: Clip, adapter: Adapter) -> State:
