@@ -556,7 +556,7 @@ def test_without_a_network_a_run_is_refused_before_torch_is_imported(tmp_path: P
     done = subprocess.run(words, env=environ, text=True, capture_output=True)
     assert done.stdout.strip() == "2 set()"
     name = "openai/clip-vit-base-patch16"
-    assert f"The backbone '{name}' cannot be opened" in done.stderr and "Set backbone.path=demo" in done.stderr
+    assert f"The backbone '{name}' cannot be opened" in done.stderr and "set backbone.path=demo" in done.stderr
     assert f"`fedprompt backbone fetch {name} FOLDER` on a machine with a network" in done.stderr
 
 

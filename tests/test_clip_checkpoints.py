@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import BertConfig, BertModel
 
+from fedprompt.clip.checkpoints.config import OpenClipConfig
 from fedprompt.clip.checkpoints.convert import convert
+from fedprompt.clip.checkpoints.heads import find_heads
+from fedprompt.clip.checkpoints.reading import read_tensors
 from fedprompt.clip.checkpoints.weights import BERT_NAMES, CLIP_NAMES, _in_file, _renamed
 from fedprompt.clip.loading import family_of
 from fedprompt.clip.model import Clip
@@ -66,14 +71,14 @@ class Transformer(nn.Module):
 
 
 class Visual(nn.Module):
-    def __init__(self, activation: nn.Module) -> None:
+    def __init__(self, activation: nn.Module, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, WIDTH, PATCH, PATCH, bias=False)
-        self.class_embedding = nn.Parameter(torch.randn(WIDTH))
-        self.positional_embedding = nn.Parameter(torch.randn(1 + (SIDE // PATCH) ** 2, WIDTH))
-        self.ln_pre, self.ln_post = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.transformer = Transformer(WIDTH, 3, activation)
-        self.proj = nn.Parameter(torch.randn(WIDTH, DIM))
+        self.conv1 = nn.Conv2d(3, width, PATCH, PATCH, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(width))
+        self.positional_embedding = nn.Parameter(torch.randn(1 + (SIDE // PATCH) ** 2, width))
+        self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.transformer = Transformer(width, 3, activation)
+        self.proj = nn.Parameter(torch.randn(width, DIM))
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.conv1(pixels).flatten(2).transpose(1, 2)
@@ -85,14 +90,14 @@ class Visual(nn.Module):
 class Published(nn.Module):
     """CLIP with a vision transformer as OpenAI and open_clip name its parts."""
 
-    def __init__(self, activation: nn.Module) -> None:
+    def __init__(self, activation: nn.Module, image: int = WIDTH, text: int = 64) -> None:
         super().__init__()
-        self.visual = Visual(activation)
-        self.transformer = Transformer(64, 2, activation)
-        self.token_embedding = nn.Embedding(len(tiny_tokenizer()), 64)
-        self.positional_embedding = nn.Parameter(torch.randn(40, 64))
-        self.ln_final = nn.LayerNorm(64)
-        self.text_projection = nn.Parameter(torch.randn(64, DIM))
+        self.visual = Visual(activation, image)
+        self.transformer = Transformer(text, 2, activation)
+        self.token_embedding = nn.Embedding(len(tiny_tokenizer()), text)
+        self.positional_embedding = nn.Parameter(torch.randn(40, text))
+        self.ln_final = nn.LayerNorm(text)
+        self.text_projection = nn.Parameter(torch.randn(text, DIM))
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
 
     def encode_text(self, ids: Tensor) -> Tensor:
@@ -135,17 +140,19 @@ class Trunk(nn.Module):
 class Biomed(nn.Module):
     """A plain vision transformer and a BERT as open_clip names the parts of BiomedCLIP."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, linear: bool = False) -> None:
         super().__init__()
         head = nn.ModuleDict({"proj": nn.Linear(WIDTH, DIM, bias=False)})
         self.trunk_and_head = nn.ModuleDict({"trunk": Trunk(), "head": head})
-        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1}
+        sizes = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         words = len(tiny_family_parts("vit_bert")[1])
         self.bert = BertModel(
             BertConfig(vocab_size=words, max_position_embeddings=48, **sizes), add_pooling_layer=False
         ).eval()
-        hidden = (64 + DIM) // 2
-        self.proj = nn.Sequential(nn.Linear(64, hidden, bias=False), nn.GELU(), nn.Linear(hidden, DIM, bias=False))
+        hidden = (128 + DIM) // 2
+        self.proj = nn.Sequential(nn.Linear(128, hidden, bias=False), nn.GELU(), nn.Linear(hidden, DIM, bias=False))
+        if linear:
+            self.proj = nn.Linear(128, DIM, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
 
     def state_dict(self, **_: Any) -> dict[str, Tensor]:
@@ -284,6 +291,16 @@ def test_biomedclips_pair_is_the_published_model(tmp_path: Path) -> None:
     loaded = Clip.load(tmp_path / "out")
     assert_same(loaded, published)
     assert loaded.context_length == 40 and loaded.tokenizer.special.length is None
+    assert loaded.model.config.vision_config.projection_dim == loaded.model.config.projection_dim == DIM
+
+
+def test_a_bert_with_a_linear_projection_is_the_published_model(tmp_path: Path) -> None:
+    published = drawn(Biomed(linear=True))
+    path = write(
+        tmp_path / "ckpt", state=published.state_dict(), config=changed(BIOMED, "text_cfg", hf_proj_type="linear")
+    )
+    assert convert(path, tmp_path / "out").difference < 1e-5
+    assert_same(Clip.load(tmp_path / "out"), published)
 
 
 def test_half_precision_checkpoints_are_computed_in_single_precision(tmp_path: Path) -> None:
@@ -295,11 +312,79 @@ def test_half_precision_checkpoints_are_computed_in_single_precision(tmp_path: P
 
 def test_a_bare_checkpoint_must_be_told_its_activation(tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state=GELU.state_dict(), name="RemoteCLIP-ViT-B-32.pt")
-    with pytest.raises(UserError, match="do not say which activation it was trained with; convert it once"):
+    with pytest.raises(UserError, match="do not say which activation it was trained with; say it in a conversion"):
         Clip.load(path)
-    said = call("backbone", "convert", path, tmp_path / "out", "--activation", "gelu")
+    said = call("backbone", "convert", path, tmp_path / "out", "--activation", "gelu", "--heads", 2, 1)
     assert "No configuration says the mean and std of its preprocessing: OpenAI's are assumed" in said
+    assert "heads:" not in said  # which the user says
     assert_same(Clip.load(tmp_path / "out"), GELU)
+
+
+WIDTHS = {  # of the image and the text tower of open_clip's models, with their heads
+    (384, 384): (6, 6),  # ViT-S-16
+    (512, 384): (8, 6),  # ViT-M-16-alt
+    (768, 512): (12, 8),  # ViT-B-16
+    (896, 640): (14, 10),  # ViT-B-16-plus
+    (1024, 768): (16, 12),  # ViT-L-14
+    (1280, 1024): (16, 16),  # ViT-H-14
+    (1408, 1024): (16, 16),  # ViT-g-14
+    (1664, 1280): (16, 20),  # ViT-bigG-14
+    (1792, 1280): (16, 20),  # ViT-e-14
+}
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_the_heads_of_published_widths_are_known(widths: tuple[int, int]) -> None:
+    image, text = widths
+    tensors = {"visual.conv1.weight": torch.empty(image, 3, 1, 1), "token_embedding.weight": torch.empty(2, text)}
+    assert find_heads(OpenClipConfig("gelu", 32), tensors, "model.pt") == WIDTHS[widths]
+
+
+def test_heads_that_nothing_says_are_asked_for_and_used(tmp_path: Path) -> None:
+    """Heads 32 wide, of which neither shapes nor the comparison with the published formulas could tell."""
+    odd = Published(nn.GELU())
+    for block in odd.visual.transformer.resblocks:
+        block.attn = nn.MultiheadAttention(WIDTH, 4)
+    path = write(tmp_path / "ckpt", state=drawn(odd).state_dict(), name="odd.pt")
+    options = ("backbone", "convert", path, tmp_path / "out", "--activation", "gelu")
+    said = "how many attention heads the image tower of .* width 128 is that of no published one; .* --heads IMAGE TEXT"
+    assert re.search(said, sentence(*options))
+    assert "which cannot be divided into 3 heads" in sentence(*options, "--heads", 3, 1)
+    call(*options, "--heads", 4, 1)
+    assert_same(Clip.load(tmp_path / "out"), odd)
+    stated = changed(CONFIG, "vision_cfg", head_width=32)
+    path = write(tmp_path / "stated", state=odd.state_dict(), config=stated)
+    assert_same(Clip.load(path), odd)
+    with pytest.raises(UserError, match=r"is for a checkpoint that says none, unlike .*; leave the option out"):
+        convert(path, tmp_path / "other", heads=(4, 1))
+
+
+def test_open_clips_default_of_text_heads_is_used(tmp_path: Path) -> None:
+    """Its TextCfg has 8 heads at any width."""
+    odd = Published(nn.GELU())
+    for block in odd.transformer.resblocks:
+        block.attn = nn.MultiheadAttention(64, 8)
+    config = changed(CONFIG, "text_cfg")
+    del config["model_cfg"]["text_cfg"]["heads"]
+    assert_same(Clip.load(write(tmp_path / "ckpt", state=drawn(odd).state_dict(), config=config)), odd)
+
+
+def test_the_heads_of_a_bert_of_another_width_must_be_stated(tmp_path: Path) -> None:
+    tensors = {
+        "visual.trunk.patch_embed.proj.weight": torch.empty(768, 3, 1, 1),
+        "text.transformer.embeddings.word_embeddings.weight": torch.empty(2, 384),
+    }
+    about = OpenClipConfig("gelu", 32, vision_head_width=64, bert=True)
+    with pytest.raises(UserError, match="its width 384 is that of no published one"):
+        find_heads(about, tensors, "model.pt")
+    assert find_heads(replace(about, text_heads=12), tensors, "model.pt") == (12, 12)
+
+
+def test_assumed_heads_are_said(tmp_path: Path) -> None:
+    small = drawn(Published(nn.GELU(), image=384, text=256))
+    path = write(tmp_path / "ckpt", state=small.state_dict(), name="small.pt")
+    said = call("backbone", "convert", path, tmp_path / "out", "--activation", "gelu")
+    assert "Nothing says its heads: 6 of the image tower and 4 of the text tower are assumed, as in" in said
 
 
 def test_an_activation_that_contradicts_the_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -308,7 +393,7 @@ def test_an_activation_that_contradicts_the_checkpoint_is_refused(tmp_path: Path
     assert "--activation quick_gelu contradicts" in said and "was trained with gelu" in said
     assert convert(path, tmp_path / "out", activation="gelu").difference < 1e-5
     own = write(tmp_path / "openai", state=QUICK.state_dict() | OPENAI, name="ViT-B-16.pt")
-    with pytest.raises(UserError, match=r"gelu contradicts .* has input_resolution .* was trained with quick_gelu"):
+    with pytest.raises(UserError, match=r"has input_resolution as OpenAI's models have: the model was trained"):
         convert(own, tmp_path / "other", activation="gelu")
 
 
@@ -326,6 +411,8 @@ def test_a_tokenizer_from_elsewhere_is_used(tmp_path: Path) -> None:
         one.unlink()
     with pytest.raises(UserError, match=r"has no tokenizer beside it .*--tokenizer openai/clip-vit-base-patch16"):
         Clip.load(path.parent)
+    with pytest.raises(UserError, match="tokenizer nowhere cannot be opened: it is no folder, and neither the Hub nor"):
+        convert(path, tmp_path / "out", tokenizer="nowhere")
     convert(path, tmp_path / "out", tokenizer=str(tmp_path / "words"))
     assert_same(Clip.load(tmp_path / "out"), GELU)
 
@@ -374,8 +461,16 @@ def test_a_torchscript_archive_is_not_opened(tmp_path: Path) -> None:
 def test_a_file_that_is_no_whole_checkpoint_is_refused(name: str, content: bytes | None, tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state=GELU.state_dict(), config=CONFIG, name=name)
     path.write_bytes(path.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(UserError, match=r"is no whole|is a pickle that holds more"):
+    with pytest.raises(UserError, match=r"is no whole|is a text file, no checkpoint: it begins with 'hellohello"):
         Clip.load(path)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_a_pointer_of_git_lfs_is_no_checkpoint(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 345\n")
+    with pytest.raises(UserError, match="is a pointer of Git LFS, not the file that it stands for; run git lfs pull"):
+        read_tensors(path)
 
 
 STATES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
@@ -431,7 +526,10 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "timm": (changed(CONFIG, "vision_cfg", timm_model_name="convnext_base"), "a tower of timm or of the Hub beside"),
     "RoBERTa": (changed(BIOMED, "text_cfg", hf_model_name="roberta-base"), "and roberta-base; of those of timm"),
     "registers": (changed(BIOMED, "vision_cfg", timm_model_name="vit_base_patch16_reg4_gap_256"), "only a plain ViT"),
-    "pooler": (changed(BIOMED, "text_cfg", hf_pooler_type="mean_pooler"), "sets text_cfg.hf_pooler_type"),
+    "pooler": (
+        changed(BIOMED, "text_cfg", hf_pooler_type="mean_pooler"),
+        "'mean_pooler', .*; only cls_last_hidden_state_pooler",
+    ),
     "five heads": (changed(CONFIG, "text_cfg", heads=5), "has width 64, which cannot be divided into 5 heads"),
     "no head width": (
         changed(CONFIG, "vision_cfg", head_width=0),
@@ -480,7 +578,7 @@ def test_a_missing_tensor_is_named_as_in_the_file(tmp_path: Path) -> None:
 
 
 BERTS = {
-    "heads": (changed(BIOMED, "text_cfg", heads=5), "says text heads 5, but its weights have 1"),
+    "heads": (changed(BIOMED, "text_cfg", heads=5), "says text heads 5, but its weights have 2"),
     "head width": (changed(BIOMED, "vision_cfg", head_width=32), "says image head width 32, but its weights have 64"),
     "positions": (changed(BIOMED, "text_cfg", context_length=49), "says context length 49, but its weights have 48"),
 }

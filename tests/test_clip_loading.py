@@ -21,6 +21,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError
 from fedprompt.testing import FAMILIES, tiny_backbone, tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt.testing.tiny_families import tiny_family_parts
+from test_cli import call
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_without_a_network_a_hub_id_that_is_not_cached_is_refused_with_the_fix(m
     monkeypatch.setattr(hub, "get_session", no_network)
     hub.hub_answers.cache_clear()
     with pytest.raises(
-        UserError, match=r"Set backbone\.path=demo .* or to the folder of a CLIP.*`fedprompt backbone fetch"
+        UserError, match=r"set backbone\.path=demo .* or to the folder of a CLIP.*`fedprompt backbone fetch"
     ):
         hub.require_available("nobody/nothing")
     hub.hub_answers.cache_clear()
@@ -142,9 +143,9 @@ def test_a_hub_id_in_the_cache_is_opened_without_a_network(folder: Path, monkeyp
 
 NONE_OF = r"which is none of the supported families \(clip, metaclip_2, siglip, vit_bert\)"
 TYPES = {
-    "align": rf"its model_type is 'align', {NONE_OF}\. A",
-    "bert": rf"'bert', {NONE_OF}\. A",
-    "blip": rf"'blip', {NONE_OF}\. A",
+    "align": rf"its model_type is 'align', {NONE_OF}\.$",
+    "bert": rf"'bert', {NONE_OF}\.$",
+    "blip": rf"'blip', {NONE_OF}\.$",
     "sigilp": rf"'sigilp', {NONE_OF}; did you mean 'siglip'\?",
     None: "its config.json states no model_type",
     ("clip",): r"sets model_type = \['clip'\], which is no text",
@@ -266,6 +267,47 @@ def test_weights_that_are_not_those_of_the_configuration_are_refused(copy: Path,
         Clip.load(copy)
 
 
+def test_weights_that_are_not_finite_or_whole_numbers_are_refused_when_the_backbone_is_opened(copy: Path) -> None:
+    name, file = "visual_projection.weight", copy / "model.safetensors"
+    whole = load_file(file)
+    save_file(whole | {name: torch.full_like(whole[name], torch.nan)}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"The weight '{name}' of the backbone .* has numbers that are not finite"):
+        Clip.load(copy)
+    save_file(whole | {name: whole[name].to(torch.int8)}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"'{name}' in model.safetensors is of the type I8, .* not quantised\.$"):
+        Clip.load(copy)
+
+
+def test_the_configuration_of_another_model_is_named_as_the_cause(copy: Path) -> None:
+    for part in tiny_family_parts("siglip")[:1]:
+        save_file(
+            {key: one.contiguous() for key, one in part.state_dict().items()},
+            copy / "model.safetensors",
+            {"format": "pt"},
+        )
+    with pytest.raises(
+        UserError, match=r"lacks .* other ones, .* the model_type 'clip' in its config\.json may be anot"
+    ):
+        Clip.load(copy)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 345\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_said_to_be_one(name: str, copy: Path) -> None:
+    (copy / name).write_text(POINTER)
+    with pytest.raises(UserError, match=rf"{name} is a pointer of Git LFS, .* run git lfs pull"):
+        Clip.load(copy)
+
+
+def test_a_torn_file_of_weights_is_named(copy: Path) -> None:
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"/model\.safetensors is no whole file of safetensors .*; copy it again\.$"):
+        Clip.load(copy)
+
+
 def test_constants_that_older_files_hold_are_left_out(copy: Path, tiny_clip: Clip) -> None:
     weights = load_file(copy / "model.safetensors") | {"text_model.embeddings.position_ids": torch.arange(40)[None]}
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
@@ -293,11 +335,15 @@ def test_weights_of_another_form_are_converted_once(copy: Path, tmp_path: Path, 
     (copy / "model.safetensors").unlink()
     with pytest.raises(UserError, match="converted once: fedprompt backbone convert FOLDER OUT"):
         Clip.load(copy)
-    with pytest.raises(UserError, match=r"is a Hugging Face folder, whose activation .* leave out --activation"):
+    with pytest.raises(UserError, match=r"is a Hugging Face folder, whose activation, .* leave out --activation"):
         convert(copy, tmp_path / "out", activation="gelu")
     assert convert(copy, tmp_path / "out").fingerprint == tiny_clip.fingerprint
+    assert "its weights are the file's, number by number" in call("backbone", "convert", copy, tmp_path / "said")
     assert not (tmp_path / "out" / "pytorch_model.bin").exists()
     with pytest.raises(UserError, match="is no checkpoint to convert"):
+        convert(tmp_path / "out", tmp_path / "again")
+    (tmp_path / "out" / "open_clip_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"Hugging Face model that its config\.json names is taken.* give its file"):
         convert(tmp_path / "out", tmp_path / "again")
 
 
@@ -357,7 +403,7 @@ def test_a_tokenizer_of_another_tower_is_refused(what: str) -> None:
 
 def test_a_tokenizer_of_far_fewer_ids_than_a_clip_embeds_is_refused() -> None:
     tokenizer = tiny_tokenizer()
-    with pytest.raises(UserError, match=r"knows 5000 token ids .* has 547 ids"):
+    with pytest.raises(UserError, match=r"knows 5000 token ids, but the tokenizer has 547; use .* trained with\.$"):
         Clip(tiny_model(tokenizer, text={"vocab_size": 5000, "eos_token_id": 2}), tokenizer, tiny_processor())
 
 
@@ -370,10 +416,12 @@ def test_a_naflex_siglip_is_refused(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_needs_another_package_says_which(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise ImportError("SiglipTokenizer requires the SentencePiece library but it was not found.")
+        raise ImportError("\nT needs SentencePiece, which is not there. See the instructions on the\npage of it.")
 
     monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", refuse)
-    with pytest.raises(UserError, match=r"requires the SentencePiece library .* pip install sentencepiece protobuf"):
+    with pytest.raises(
+        UserError, match=r"which is not there\. Install the package .* pip install sentencepiece protobuf"
+    ):
         Clip.load(copy)
 
 

@@ -142,12 +142,12 @@ def test_a_gradient_that_is_infinite_at_any_scale_is_given_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "precision", "sentence"),
     [
-        ("gpu", "float32", "There is no device 'gpu'; did you mean 'cpu'? (device = "),
+        ("gpu", "float32", "There is no device 'gpu'; did you mean 'cpu'? (backbone.device = "),
         ("cuda:x", "float32", "There is no device 'cuda:x'"),
-        ("cuda:*", "float32", 'use device = "cuda" and --on ray'),
-        ("cpu", "float16", 'precision = "float16" is for GPUs'),
-        ("cuda", "float32", 'device = "cuda" needs an NVIDIA GPU'),
-        ("mps", "float32", 'device = "mps" needs a Mac'),
+        ("cuda:*", "float32", 'use "cuda" and --on ray'),
+        ("cpu", "float16", 'backbone.precision = "float16" is for GPUs'),
+        ("cuda", "float32", 'backbone.device = "cuda" needs an NVIDIA GPU'),
+        ("mps", "float32", 'backbone.device = "mps" needs a Mac'),
     ],
 )
 def test_a_device_that_is_not_there_is_refused_in_a_sentence(
@@ -162,7 +162,7 @@ def test_a_device_that_is_not_there_is_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("name", "precision", "capability", "sentence"),
     [
-        ("cuda:2", "float32", (9, 0), 'device = "cuda:2" does not exist: this machine has 2 GPUs'),
+        ("cuda:2", "float32", (9, 0), 'backbone.device = "cuda:2" does not exist: this machine has 2 GPUs'),
         ("cuda:1", "bfloat16", (7, 0), "Old GPU does not compute in bfloat16"),
         ("cuda:1", "bfloat16", (8, 0), ""),
         ("auto", "float16", (7, 0), ""),

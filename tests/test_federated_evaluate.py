@@ -113,7 +113,7 @@ def test_a_site_counts_images_without_finite_logits_as_wrong_answers(kind: Kind)
     assert everywhere.figures["accuracy"] == (0 if kind == "single" else 0.75)
 
 
-def test_logits_that_are_not_finite_give_no_prediction_and_no_score() -> None:
+def test_logits_that_are_not_finite_give_no_prediction_and_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
     examples = toy_client(0, examples=7).train
     with pytest.raises(
         UserError, match=r"Diverged gives 1 of 28 scores that are not finite \(nan for one\), so no fig"
@@ -121,6 +121,9 @@ def test_logits_that_are_not_finite_give_no_prediction_and_no_score() -> None:
         predict(Diverged(), fake_clip(), examples.images, examples.space)
     with pytest.raises(UserError, match="lower the learning rate"):
         evaluate(Diverged(), fake_clip(), examples, name="site")
+    monkeypatch.setattr(Diverged, "trainable", lambda self: ())
+    with pytest.raises(UserError, match="can be computed from them; check the backbone with: fedprompt doctor"):
+        predict(Diverged(), fake_clip(), examples.images, examples.space)
     for space in (SPACE, LabelSpace(SPACE.names, kind="multi")):
         targets = torch.tensor([0, 1]) if space.kind == "single" else torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]])
         for wrong in (math.nan, math.inf, -math.inf):

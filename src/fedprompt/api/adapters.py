@@ -20,7 +20,14 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural, worded
-from fedprompt.experiments.adapters import candidates, method_of, open_adapter, restore, run_of
+from fedprompt.experiments.adapters import (
+    candidates,
+    method_of,
+    open_adapter,
+    restore,
+    run_of,
+    usable_precision,
+)
 from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
 from fedprompt.experiments.prediction_thresholds import choose_thresholds
 from fedprompt.experiments.test_sets import class_probabilities
@@ -113,6 +120,8 @@ class Adapter:
 
     @cached_property
     def _restored(self) -> tuple[Method, Clip]:
+        if self._clip is None and (said := usable_precision(self._files)[1]):
+            warnings.warn(said, stacklevel=4)
         return restore(self._files, clip=self._clip, find_method=self._find_method)
 
     @worded("keywords")

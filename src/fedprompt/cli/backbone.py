@@ -65,6 +65,10 @@ def convert(
         Literal["gelu", "quick_gelu"] | None,
         typer.Option(help="Of a checkpoint without open_clip_config.json: gelu for most."),
     ] = None,
+    heads: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="IMAGE TEXT", help="Numbers of heads, of one without it whose widths are not published."),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub id of the tokenizer, where none is beside the checkpoint.")
     ] = None,
@@ -72,15 +76,23 @@ def convert(
     """Write a checkpoint as a Hugging Face folder, once: tensors are read, nothing in it is executed."""
     from fedprompt.clip.checkpoints.convert import convert as convert_checkpoint
 
-    found = convert_checkpoint(path, out, activation=activation, tokenizer=tokenizer)
+    found = convert_checkpoint(path, out, activation=activation, heads=heads, tokenizer=tokenizer)
+    same = "its weights are the file's, number by number"
+    if found.difference is not None:
+        same = f"its features are the checkpoint's up to {found.difference:.1g}"
     typer.echo(
-        f"{path} is in {found.folder} as a {found.title} backbone, fingerprint {found.fingerprint[:12]}; its features "
-        f"are the checkpoint's up to {found.difference:.1g}."
+        f"{path} is in {found.folder} as a {found.title} backbone, fingerprint {found.fingerprint[:12]}; {same}."
     )
     if found.assumed:
         typer.echo(
             f"No configuration says the {series(found.assumed)} of its preprocessing: OpenAI's are assumed. If it was "
             f"trained with others, write them into {found.folder}/preprocessor_config.json."
+        )
+    if found.assumed_heads:
+        image, text = found.assumed_heads
+        typer.echo(
+            f"Nothing says its heads: {image} of the image tower and {text} of the text tower are assumed, as in "
+            "published models of these widths. If it has others, convert it with --heads IMAGE TEXT."
         )
     typer.echo(f"Use it with: --set backbone.path={found.folder}")
 

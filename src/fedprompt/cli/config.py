@@ -130,9 +130,10 @@ def load(
         require_data(recipe)
     if opens:
         require_backbone(recipe.backbone.path)
+    from fedprompt.experiments.experiment import with_absolute_backbone
     from fedprompt.experiments.plan import resolve
 
-    return resolve(recipe, origin=origin)
+    return resolve(with_absolute_backbone(recipe) if opens else recipe, origin=origin)
 
 
 def typed_command(

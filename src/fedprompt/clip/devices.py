@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.precision import DTYPES, Precision
-from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.errors import UserError, did_you_mean, plural, wording
 
 KINDS = ("auto", "cpu", "cuda", "mps")
 ALL_GPUS = "cuda:*"
@@ -24,13 +24,13 @@ def find_device(name: str, precision: Precision = "float32") -> torch.device:
     """
     if name == ALL_GPUS:
         raise UserError(
-            f'device = "{name}" is not for one process: a run on Ray gives each GPU an actor, and the clients are '
-            'spread over the actors; use device = "cuda" and --on ray (in Python: on="ray").'
+            f'{_key("device")} = "{name}" is not for one process: a run on Ray gives each GPU an actor, and '
+            'the clients are spread over the actors; use "cuda" and --on ray (in Python: on="ray").'
         )
     if not NAMES.fullmatch(name):
         raise UserError(
             f"There is no device {name!r}{did_you_mean(name, KINDS)} "
-            '(device = "auto", "cpu", "cuda", "cuda:1" for the second GPU, or "mps").'
+            f'({_key("device")} = "auto", "cpu", "cuda", "cuda:1" for the second GPU, or "mps").'
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,23 +44,28 @@ def find_device(name: str, precision: Precision = "float32") -> torch.device:
     return device
 
 
+def _key(name: str) -> str:
+    """A key of [backbone] as its caller names it: a recipe's, or a keyword of `load_clip`."""
+    return name if wording() == "keywords" else f"backbone.{name}"
+
+
 def _absence(name: str) -> str:
     """Why there is no such device here, in a sentence; "" if there is."""
     kind, _, number = name.partition(":")
     if kind == "mps" and not torch.backends.mps.is_available():
-        return 'device = "mps" needs a Mac with an Apple GPU, which this machine is not; use device = "auto".'
+        return f'{_key("device")} = "mps" needs a Mac with an Apple GPU, which this machine is not; use "auto".'
     if kind != "cuda":
         return ""
     if not torch.cuda.is_available():
         return (
-            f'device = "{name}" needs an NVIDIA GPU, its driver and a PyTorch for it, but PyTorch {torch.__version__} '
-            'finds none; use device = "cpu", or install PyTorch for CUDA.'
+            f'{_key("device")} = "{name}" needs an NVIDIA GPU, its driver and a PyTorch for it, but PyTorch '
+            f'{torch.__version__} finds none; use "cpu", or install PyTorch for CUDA.'
         )
     count = torch.cuda.device_count()
     if int(number or 0) >= count:
         return (
-            f'device = "{name}" does not exist: this machine has {plural(count, "GPU")}, counted from 0, so the last '
-            f'is "cuda:{count - 1}".'
+            f'{_key("device")} = "{name}" does not exist: this machine has {plural(count, "GPU")}, counted from 0, so '
+            f'the last is "cuda:{count - 1}".'
         )
     return ""
 
@@ -69,8 +74,8 @@ def _imprecision(device: torch.device, precision: Precision) -> str:
     """Why a device does not compute in a precision, in a sentence; "" if it does."""
     if precision == "float16" and device.type == "cpu":
         return (
-            'precision = "float16" is for GPUs: a processor computes it by way of float32, slower than either; use '
-            'precision = "bfloat16" or "float32", or a GPU.'
+            f'{_key("precision")} = "float16" is for GPUs: a processor computes it by way of float32, slower than '
+            'either; use "bfloat16" or "float32", or a GPU.'
         )
     if precision != "bfloat16" or device.type == "cpu":
         return ""
@@ -79,8 +84,8 @@ def _imprecision(device: torch.device, precision: Precision) -> str:
         title = torch.cuda.get_device_name(device)
     else:
         known, title = _multiplies(device, DTYPES[precision]), "This GPU"
-    other = 'precision = "float16" or "float32"'
-    return "" if known else f'{title} does not compute in bfloat16, so precision = "bfloat16" is refused; use {other}.'
+    refused = f'{_key("precision")} = "bfloat16" is refused; use "float16" or "float32"'
+    return "" if known else f"{title} does not compute in bfloat16, so {refused}."
 
 
 def _multiplies(device: torch.device, dtype: torch.dtype) -> bool:

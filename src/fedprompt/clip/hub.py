@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, get_session, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, wording
 from fedprompt.file_system import entries, is_file, is_folder, obstacle, read_bytes
 from fedprompt.text_files import load_json_object
 
@@ -24,8 +24,11 @@ OPEN_CLIP_FILES = (CONFIGS[1], WEIGHTS, PICKLED, "tokenizer*.json", "vocab.*", "
 INPUT_SIDE = 224
 
 
-def require_available(path: str | Path) -> None:
-    """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable."""
+def require_available(path: str | Path, *, fix: str = "") -> None:
+    """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable.
+
+    `fix` is what to do about it, where no other backbone can be taken.
+    """
     name, folder = str(path), Path(path).expanduser()
     if is_folder(folder):
         for entry in entries(folder):  # the library would wait for ever for what a pipe may hold
@@ -35,16 +38,22 @@ def require_available(path: str | Path) -> None:
     if not obstacle(folder, "file"):
         return
     if isinstance(path, Path) or not is_hub_id(name):
-        raise UserError(
-            f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
-        )
+        fix = fix or "give a folder with a CLIP in it or a Hub id such as 'owner/name'"
+        raise UserError(f"There is no backbone folder {name!r}; {fix}.")
     if not any(_cached_configs(name)) and not hub_answers():
         why = "is not asked, since HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "does not answer"
         raise UserError(
             f"The backbone {name!r} cannot be opened: it is not in the cache of the Hugging Face Hub, and the Hub "
-            f"{why}. Set backbone.path=demo for the small embedded CLIP (trained on drawings), or to the folder of "
-            f"a CLIP. To carry one here, run `fedprompt backbone fetch {name} FOLDER` on a machine with a network."
+            f"{why}; {fix or _other_backbone()}. To carry one here, run `fedprompt backbone fetch {name} FOLDER` on a "
+            "machine with a network."
         )
+
+
+def _other_backbone() -> str:
+    """What else to take, as a caller names it."""
+    if wording() == "keywords":
+        return 'give "demo" for the small embedded CLIP (trained on drawings), or the folder of a CLIP'
+    return "set backbone.path=demo for the small embedded CLIP (trained on drawings), or to the folder of a CLIP"
 
 
 def is_hub_id(name: str) -> bool:

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -22,8 +20,9 @@ from fedprompt.clip import families
 from fedprompt.clip.backbone import Family
 from fedprompt.clip.checkpoints.config import COLOURS, SPREADS, read_config
 from fedprompt.clip.checkpoints.opening import Checkpoint, find_checkpoint, open_checkpoint
-from fedprompt.clip.folders import check_configuration, check_parts, read_configuration
-from fedprompt.clip.hub import hub_answers, hub_checkpoint, require_available
+from fedprompt.clip.folders import POSITIONS, check_configuration, check_number_types, check_parts, read_configuration
+from fedprompt.clip.hub import cached_folder, hub_answers, hub_checkpoint, require_available
+from fedprompt.clip.refusals import refusing
 from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError, plural
 from fedprompt.file_system import is_file, is_folder
@@ -39,9 +38,6 @@ PROBES = [
     "X-ray, 3 mm; it\u2019s l\u00f8ve",
     "two  blanks_and 1,024 \u732b",
 ]  # texts that tokenizers split apart
-POSITIONS = ".position_ids"  # the end of the names of constants, which older files hold
-BREAKS = (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)  # whose text is on code alone
-REFUSALS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError, *BREAKS)
 
 
 def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
@@ -54,15 +50,19 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
         opened = open_checkpoint(place)
         return opened.model, opened.tokenizer, opened.processor
     local, name = place.local, str(path)
-    with _refusing(name):
+    with refusing(name):
         family = _family(place)
         if not place.hub:
             check_parts(Path(place.origin))
+            check_number_types(Path(place.origin))
         with quiet(progress=place.hub):
             model, report = _open_model(family, place)
+            if place.hub:  # the files are in the cache now
+                check_number_types(cached_folder(place.origin))
             tokenizer = AutoTokenizer.from_pretrained(place.origin, local_files_only=local, trust_remote_code=False)
             processor = family.processor.from_pretrained(place.origin, local_files_only=local)
-    _check_report(report, name)
+    _check_report(report, name, model)
+    _check_finite(model, name)
     return model, tokenizer, processor
 
 
@@ -71,7 +71,7 @@ def family_of(path: str | Path) -> Family:
     place = _locate(path)
     if isinstance(place, Checkpoint):
         return families.find("vit_bert" if place.config and read_config(place.config).bert else "clip")
-    with _refusing(str(path)):
+    with refusing(str(path)):
         return _family(place)
 
 
@@ -94,18 +94,6 @@ def _locate(path: str | Path) -> Checkpoint | HuggingFacePlace:
         return found
     # Without a network the library would try for half a minute before it looks into its cache.
     return HuggingFacePlace(name if hub else str(folder), hub, local=not hub or not hub_answers())
-
-
-@contextmanager
-def _refusing(name: str) -> Iterator[None]:
-    """Turn what transformers raises into a UserError."""
-    try:
-        yield
-    except REFUSALS as error:
-        raise UserError(
-            f"The backbone {name!r} cannot be opened: {_reason(error)} A backbone's folder holds config.json, "
-            "model.safetensors, preprocessor_config.json and the tokenizer's files."
-        ) from error
 
 
 def _family(place: HuggingFacePlace) -> Family:
@@ -132,30 +120,20 @@ def _open_model(family: Family, place: HuggingFacePlace) -> tuple[Any, Mapping[s
     return model, report
 
 
-def _reason(error: Exception) -> str:
-    """What an error says as a sentence, with the way out where a package or a form of weights is the reason."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, StrictDataclassError):  # whose last line has the reason, behind the name of an exception
-        lines = [lines[-1].partition("Error: ")[2] or lines[-1]] if lines else []
-    if not lines or isinstance(error, BREAKS):
-        lines = ["its configuration or tokenizer has a value that transformers cannot use."]
-    reason = lines[0].partition(" If you were trying to load it")[0]  # what follows is on paths, of which none is meant
-    reason = reason if reason.endswith((".", "!", "?")) else f"{reason}."
-    if isinstance(error, ImportError):
-        reason += " Install the package that its tokenizer needs, e.g. pip install sentencepiece protobuf."
-    if "pytorch_model.bin" in reason or "no file named model.safetensors" in reason:
-        reason += " Weights in another form are converted once: fedprompt backbone convert FOLDER OUT."
-    return reason
-
-
-def _check_report(report: Mapping[str, Any], name: str) -> None:
+def _check_report(report: Mapping[str, Any], name: str, model: PreTrainedModel) -> None:
     """Raise UserError unless the weights are those of the configuration: all, no others, in their shapes."""
     missing = sorted(report["missing_keys"])
+    extra = sorted(key for key in report["unexpected_keys"] if not key.endswith(POSITIONS))
+    if missing and extra:
+        raise UserError(
+            f"The backbone {name!r} lacks {plural(len(missing), 'weight')}, {missing[0]!r} first, and has "
+            f"{plural(len(extra), 'other one')}, {extra[0]!r} first: the model_type {model.config.model_type!r} in its "
+            "config.json may be another model's; give the configuration that belongs to the weights."
+        )
     if missing:
         raise UserError(
             f"The backbone {name!r} lacks {plural(len(missing), 'weight')}, {missing[0]!r} first; give a whole one."
         )
-    extra = sorted(key for key in report["unexpected_keys"] if not key.endswith(POSITIONS))
     if extra:
         raise UserError(
             f"The backbone {name!r} has {plural(len(extra), 'weight')} that its config.json does not speak of, "
@@ -166,6 +144,15 @@ def _check_report(report: Mapping[str, Any], name: str) -> None:
             f"The weight {key!r} of the backbone {name!r} is {list(found)}, but by its config.json {list(wanted)}; "
             "give the configuration that belongs to the weights."
         )
+
+
+def _check_finite(model: PreTrainedModel, name: str) -> None:
+    """Raise UserError for weights that are NaN or infinite, which a run would blame on its training."""
+    for key, weight in model.state_dict().items():
+        if not torch.isfinite(weight).all():
+            raise UserError(
+                f"The weight {key!r} of the backbone {name!r} has numbers that are not finite; copy it again."
+            )
 
 
 def fingerprint(model: PreTrainedModel, processor: Any, tokenizer: Any) -> str:

@@ -21,6 +21,7 @@ from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.loading import check_size, fingerprint, numerics_id, open_parts, preprocess
 from fedprompt.clip.precision import Precision
 from fedprompt.clip.prompts import Prompts
+from fedprompt.clip.refusals import naming
 from fedprompt.data.decode_workers import Decoder
 from fedprompt.data.images import Images
 from fedprompt.ops.layers import unit
@@ -83,14 +84,16 @@ class Clip(Encoders):
 
         `origin` is what configurations call it, by default its path.
         """
-        made = cls(
-            *open_parts(path),
-            cache=cache,
-            batch=batch,
-            workers=workers,
-            precision=precision,
-            activation_bytes=activation_bytes,
-        )
+        parts = open_parts(path)
+        with naming(str(path)):  # what does not fit together
+            made = cls(
+                *parts,
+                cache=cache,
+                batch=batch,
+                workers=workers,
+                precision=precision,
+                activation_bytes=activation_bytes,
+            )
         loaded = made.to(device)
         loaded.origin = origin or str(path)
         return loaded

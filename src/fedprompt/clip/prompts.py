@@ -196,12 +196,16 @@ class PromptTokenizer:
 
 def require_vocabulary(tokenizer: Any, vocabulary: int) -> None:
     """Raise UserError if a tokenizer has another vocabulary than a tower, which embeds `vocabulary` ids."""
-    known = len(tokenizer)
-    if not vocabulary - SPARE <= known <= vocabulary:
-        raise UserError(
-            f"The text tower knows {vocabulary} token ids, but the tokenizer has {known}; use the tokenizer that this "
-            "backbone was trained with."
-        )
+    if not vocabulary - SPARE <= len(tokenizer) <= vocabulary:
+        raise UserError(other_vocabulary(tokenizer, vocabulary))
+
+
+def other_vocabulary(tokenizer: Any, vocabulary: int) -> str:
+    """The sentence on a tokenizer that has another number of ids than a tower."""
+    return (
+        f"The text tower knows {vocabulary} token ids, but the tokenizer has {len(tokenizer)}; use the tokenizer that "
+        "this backbone was trained with."
+    )
 
 
 def require_special_ids(tokenizer: Any, text: Any) -> None:

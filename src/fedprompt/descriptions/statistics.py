@@ -84,7 +84,7 @@ def _separation(clip: Clip, space: LabelSpace, examples: Examples | None) -> Sep
     found = None
     if examples is not None and space.kind == "single":
         logits = cosine_classifier(clip, text, space.kind)(examples.images)
-        require_finite(logits, "The backbone")
+        require_finite(logits, "The backbone", trained=False)
         found = accuracy(logits.argmax(dim=1).cpu(), examples.targets)
     return Separation(float(nearest.mean()), float(nearest[worst]), pair, found)
 

@@ -10,11 +10,15 @@ from types import MappingProxyType
 import torch
 
 from fedprompt import methods
+from fedprompt.clip.devices import find_device
+from fedprompt.clip.hub import require_available
 from fedprompt.clip.model import Clip
+from fedprompt.clip.precision import Precision
 from fedprompt.config.blocks import Block
 from fedprompt.config.outside_code import is_outside, require_trusted
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.labels import LabelSpace
+from fedprompt.demo import DEMO
 from fedprompt.errors import UserError, did_you_mean, option
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
@@ -23,7 +27,7 @@ from fedprompt.federated.rounds import initial_state
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method
-from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
+from fedprompt.records.adapter import Adapter, check_backbone, check_tensors, load_adapter, load_tensors
 from fedprompt.records.output_folder import final_folder, resuming, searching
 from fedprompt.records.run_record import trial_label
 from fedprompt.report import read_run
@@ -100,13 +104,30 @@ def restore(
             f"The adapter {adapter.folder} was trained with a backbone that lay in no folder; give it with "
             f"{option('backbone', 'clip')}."
         )
-    clip = clip or load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
+    if clip is None:
+        if path != DEMO:
+            fix = f"give the folder of a copy with {option('backbone', 'clip=load_clip(folder)')}"
+            require_available(path, fix=fix)
+        clip = load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB, precision=usable_precision(adapter)[0]))
+    check_backbone(adapter, clip.fingerprint)
     if not is_outside(adapter.card.method):  # code of others may not support this, and is trusted
         check_tensors(adapter, _without_memory(block, clip, adapter))
     method = block(clip, generator=stream(0, "method")).to(clip.device)
     shared, personal = initial_state(method)
     method.load_state_dict({**load_tensors(adapter, shared, fingerprint=clip.fingerprint), **personal})
     return method, clip
+
+
+def usable_precision(adapter: Adapter) -> tuple[Precision, str]:
+    """The precision of the adapter's run, or float32 with a sentence where the device does not compute in it."""
+    try:
+        find_device("auto", adapter.card.precision)
+    except UserError:
+        return "float32", (
+            f"The backbone computed in {adapter.card.precision} in the run and does so in float32 here, since this "
+            "device cannot; predictions may differ a little."
+        )
+    return adapter.card.precision, ""
 
 
 def _without_memory(block: Block[Method], clip: Clip, adapter: Adapter) -> State:

@@ -78,6 +78,7 @@ def header_event(
         versions=versions(),
         backbone=BackboneRecord(
             name=recipe.backbone.path,
+            family=clip.family.title,
             fingerprint=clip.fingerprint,
             parameters=sum(parameter.numel() for parameter in clip.parameters()),
             patches=clip.patches,

@@ -36,7 +36,7 @@ from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import MOST_HASHED, UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
-from fedprompt.file_system import is_folder
+from fedprompt.file_system import is_file, is_folder
 
 Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
 
@@ -245,6 +245,25 @@ def backbone_elsewhere(path: str) -> str:
     return str(folder.resolve()) if is_folder(folder) else path
 
 
+def with_absolute_backbone(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths in [backbone]: a run may be resumed from another folder. Hub ids stay as they are.
+
+    Not for a recipe that goes to sites, where an id must not become the path of a folder here.
+    """
+    table = recipe.backbone
+    disk = str(Path(table.disk).expanduser().resolve()) if table.disk else table.disk
+    return recipe.model_copy(
+        update={"backbone": table.model_copy(update={"path": absolute_backbone(table.path), "disk": disk})}
+    )
+
+
+def absolute_backbone(path: str) -> str:
+    """The path of a backbone as a run and an adapter keep it: absolute if it is a folder or a file here."""
+    place = Path(path).expanduser()
+    here = path not in (DEMO, "") and (is_folder(place) or is_file(place))
+    return str(place.resolve()) if here else path
+
+
 def load_backbone(table: BackboneTable) -> Clip:
     """The CLIP that the table names, on its device, with its feature cache; UserError as `find_device`."""
     device = find_device(table.device, table.precision)
@@ -260,7 +279,7 @@ def load_backbone(table: BackboneTable) -> Clip:
         workers=table.workers,
         precision=table.precision,
         activation_bytes=int(table.activations_gb * 2**30),
-        origin=table.path,
+        origin=absolute_backbone(table.path),
     )
 
 

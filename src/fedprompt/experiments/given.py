@@ -12,7 +12,7 @@ from fedprompt.config.blocks import Block
 from fedprompt.config.recipe import Recipe
 from fedprompt.data.dataset import Dataset
 from fedprompt.experiments.clients import Clients
-from fedprompt.experiments.experiment import Backbone
+from fedprompt.experiments.experiment import Backbone, with_absolute_backbone
 from fedprompt.experiments.plan import Plan, resolve
 from fedprompt.methods.base import Method
 
@@ -32,7 +32,7 @@ class Given:
 
     def plan(self, recipe: Recipe, *, origin: str) -> Plan:
         """The plan of a recipe with the given objects in it."""
-        plan = resolve(recipe, origin=origin, find_method=self.find_method)
+        plan = resolve(with_absolute_backbone(recipe), origin=origin, find_method=self.find_method)
         if self.data is not None:
             plan = replace(plan, source=_constant(plan.source, self.data))
         if self.clients is not None:

@@ -96,6 +96,7 @@ def save_trial_adapter(  # noqa: PLR0913  (the parts of an adapter, the last thr
         class_names=names,
         templates=(space.template,),
         params=dict(trial.options),
+        precision=experiment.clip.precision,
         thresholds=None if threshold is None else (threshold,) * len(names),
         fitted_classes=len(experiment.dataset.base) if threshold is not None and experiment.dataset.new else None,
     )
@@ -158,7 +159,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
         title=f"{recipe.name}: {trial.name}",
         idea=record.about.idea,
         trainable=plural(record.about.trainable or 0, "trained parameter"),
-        backbone=recipe.backbone.path,
+        backbone=published_id(recipe.backbone.path) or Path(recipe.backbone.path).name,  # no path of this machine
         data=dataset.name,
         base=plural(len(dataset.base), "class"),
         new=len(dataset.new),

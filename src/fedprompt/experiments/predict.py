@@ -207,7 +207,7 @@ def classify_files(
     def logits(rows: Sequence[int]) -> Tensor:
         own = source.take(rows)  # whose features are not kept for longer
         scores = classify(Images(own, tuple(range(len(own))))).float().cpu()
-        require_finite(scores, type(method).__name__)
+        require_finite(scores, type(method).__name__, trained=bool(method.trainable()))
         return scores
 
     for start in range(0, len(source), BATCH):

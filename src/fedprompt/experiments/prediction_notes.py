@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fedprompt.data.labels import LabelSpace
 from fedprompt.demo import DEMO, LIMIT
 from fedprompt.errors import did_you_mean, plural
-from fedprompt.experiments.adapters import label_of
+from fedprompt.experiments.adapters import label_of, usable_precision
 from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.predictions import Prediction, Predictions
 from fedprompt.file_system import is_file
@@ -32,6 +32,8 @@ def introduction(adapter: Adapter, *, others: bool = False) -> Iterator[str]:
     outside a run, only the method.
     """
     yield from _introduced(adapter, _run_with(adapter), others=others)
+    if said := usable_precision(adapter)[1]:
+        yield said
 
 
 def _introduced(adapter: Adapter, run: Run | None, *, others: bool) -> Iterator[str]:
@@ -56,6 +58,8 @@ def introduction_on_page(adapter: Adapter, *, others: bool) -> Iterator[str]:
     held = run.header.partition if run else None
     if held is not None and (images := sum(map(held.images, range(len(held.clients))))):
         yield f"The clients hold {plural(images, 'training image')} of {plural(len(held.classes), 'class')}."
+    if said := usable_precision(adapter)[1]:
+        yield said
     if adapter.card.base_model_name_or_path == DEMO:
         yield LIMIT
 

@@ -28,7 +28,7 @@ from fedprompt.experiments.events import cooccurrence_event, header_event
 from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.experiments.intervals import interval_events, row_groups
-from fedprompt.experiments.plan import Plan, Trial
+from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.protocol import training_images
 from fedprompt.experiments.runtimes import RUNTIMES, Prepare
 from fedprompt.experiments.test_sets import UNSHIFTED, TestSet, make_test_sets
@@ -123,7 +123,9 @@ def resume(  # noqa: PLR0913  (what a command or Python may change of a run)
         unreadable = {image.row: image.reason for image in header.left_out}
         if trusted is not None:
             require_trusted_recipe(folder, trusted)
-        plan = given.plan(_with_runtime(load_recipe(folder / RECIPE), runtime), origin=RECIPE)
+        recipe = _with_runtime(load_recipe(folder / RECIPE), runtime)
+        at_sites = make_transport is not None
+        plan = resolve(recipe, origin=RECIPE) if at_sites else given.plan(recipe, origin=RECIPE)
         prepare = opened.enter_context(_runtime(plan, given, make_transport))
         experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone, unreadable=unreadable)
         opened.enter_context(fitting_threads(experiment.clip))

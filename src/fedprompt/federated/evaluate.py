@@ -63,7 +63,7 @@ def predict(method: Method, clip: Clip, images: Images, space: LabelSpace, *, ba
     Of more than 1,024 classes, batches are smaller than `batch_size`, so that memory does not grow with the classes.
     """
     logits = compute_logits(method, clip, images, space, batch_size=batch_size)
-    metrics.require_finite(logits, type(method).__name__)
+    metrics.require_finite(logits, type(method).__name__, trained=bool(method.trainable()))
     return logits
 
 

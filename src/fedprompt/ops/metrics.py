@@ -15,14 +15,14 @@ from torch import Tensor
 from fedprompt.errors import NotFiniteError
 
 
-def require_finite(scores: Tensor, whose: str = "A model") -> None:
+def require_finite(scores: Tensor, whose: str = "A model", *, trained: bool = True) -> None:
     """NotFiniteError for NaN or infinity among scores [...]; `whose` they are stands at the start of its sentence."""
     wrong = scores[~scores.isfinite()]
     if len(wrong):
         raise NotFiniteError(
             f"{whose} gives {len(wrong):,} of {scores.numel():,} scores that are not finite ({float(wrong[0])} for "
-            "one), so no figure can be computed from them; lower the learning rate, and check the backbone with: "
-            "fedprompt doctor"
+            f"one), so no figure can be computed from them; {'lower the learning rate, and ' if trained else ''}check "
+            "the backbone with: fedprompt doctor"
         )
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import fedprompt
+from fedprompt.clip.precision import Precision
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError, option
 from fedprompt.file_system import open_file, read_bytes, too_large
@@ -61,7 +62,8 @@ class AdapterCard:
         None  # the first classes, among which alone the thresholds were fitted; None: all of them
     )
     image_policy: str = "RGB; EXIF orientation applied; 16-bit scaled, never clipped; alpha over white"
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the trained tensors
+    precision: Precision = "float32"  # that the backbone computed in, which figures of the run are of
     weights_sha256: str | None = None  # of the file of tensors; None in adapters of earlier versions
 
 
@@ -199,11 +201,8 @@ def _opened(adapter: Adapter) -> Iterator[Any]:
         raise UserError(f"{path} cannot be read ({error}); {COPY_AGAIN}.") from error
 
 
-def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprint: str) -> dict[str, Tensor]:
-    """Read the tensors after checking the backbone, and everything that `check_tensors` does.
-
-    Raises UserError with the first difference before any tensor is read.
-    """
+def check_backbone(adapter: Adapter, fingerprint: str) -> None:
+    """Raise UserError if a backbone is another one than the adapter's."""
     card = adapter.card
     if card.base_model_sha256 != fingerprint:
         raise UserError(
@@ -211,6 +210,14 @@ def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprin
             f"({card.base_model_sha256[:12]}) and the one given is {fingerprint[:12]}; give the first with "
             f"{option('backbone', 'clip')}."
         )
+
+
+def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprint: str) -> dict[str, Tensor]:
+    """Read the tensors after everything that `check_backbone` and `check_tensors` do.
+
+    Raises UserError with the first difference before any tensor is read.
+    """
+    check_backbone(adapter, fingerprint)
     check_tensors(adapter, expected)
     with _opened(adapter) as file:
         return {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}

@@ -112,6 +112,7 @@ class BackboneRecord(Record):
     """The frozen CLIP model of a run."""
 
     name: str = Field("", description="path or name in the recipe")
+    family: str = Field("", description="its family, empty in earlier versions")
     fingerprint: str = Field("", description="SHA-256 of weights, configuration, preprocessing and tokenizer")
     parameters: int | None = Field(None, description="number of parameters")
     patches: int | None = Field(None, description="patches per image")

@@ -70,12 +70,12 @@ class Adapters:
         """
         wanted = [(run_of(place), trial) for place in places for trial in trials or (None,)]
         files = [open_adapter(place, trial=trial, trusted=trusted) for place, trial in wanted]
-        clips: dict[str, Clip] = {}
+        clips: dict[tuple[str, str], Clip] = {}
         found: list[Opened] = []
         for (place, trial), one in zip(wanted, files, strict=True):
-            path = backbone or one.card.base_model_name_or_path
-            method, clip = restore(one, backbone=backbone, clip=clips.get(path))
-            clips[path] = clip
+            key = (backbone or one.card.base_model_name_or_path, one.card.precision)
+            method, clip = restore(one, backbone=backbone, clip=clips.get(key))
+            clips[key] = clip
             found.append(Opened(_label(one, method, found), method.eval(), clip, one, _marker(place, trial)))
         first = found[0]
         reference = ZeroShot(first.clip).eval()

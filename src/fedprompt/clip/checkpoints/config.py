@@ -13,7 +13,9 @@ from fedprompt.file_system import read_bytes
 from fedprompt.text_files import load_json_object
 
 Activation = Literal["gelu", "quick_gelu"]
-HEAD_WIDTH = 64  # of OpenAI's models, timm's vision transformers up to ViT-L, and BERT
+Heads = tuple[int, int]  # of the image tower and of the text tower
+HEAD_WIDTH = 64  # of OpenAI's models, timm's vision transformers up to ViT-L, and BERT; open_clip's default
+TEXT_HEADS = 8  # open_clip's default
 NAME = "open_clip_config.json"
 
 # What a value must be, in words, and whether it is.
@@ -43,15 +45,16 @@ PLAIN: Mapping[str, Mapping[str, Kind]] = {
     },
 }
 PREPROCESSING: Mapping[str, Kind] = {"mean": COLOURS, "std": SPREADS, "interpolation": TEXT, "resize_mode": TEXT}
-# The one value of a key that is supported besides an empty one.
-FIXED: Mapping[str, object] = {
-    "pool_type": {"vision_cfg": "tok", "text_cfg": "argmax"},
-    "pos_embed_type": "learnable",
-    "proj_type": "linear",
-    "timm_pool": "token",
-    "timm_proj": "linear",
-    "hf_pooler_type": "cls_last_hidden_state_pooler",
-    "hf_proj_type": "mlp",
+# The values of a key that are supported besides an empty one.
+FIXED: Mapping[str, tuple[str, ...]] = {
+    "vision_cfg.pool_type": ("tok",),
+    "text_cfg.pool_type": ("argmax",),
+    "vision_cfg.pos_embed_type": ("learnable",),
+    "text_cfg.proj_type": ("linear",),
+    "vision_cfg.timm_pool": ("token",),
+    "vision_cfg.timm_proj": ("linear",),
+    "text_cfg.hf_pooler_type": ("cls_last_hidden_state_pooler",),
+    "text_cfg.hf_proj_type": ("mlp", "linear"),
 }
 TIMM = re.compile(r"vit_(tiny|small|base|large)_patch\d+_\d+(\.\w+)?")  # with a class token, its heads 64 wide
 BERT = re.compile(r"([a-z0-9]*[^a-z0-9])*(bio|biomed|pubmed|sci|clinical|medical|med)?bert(?![a-z]).*", re.IGNORECASE)
@@ -63,8 +66,9 @@ class OpenClipConfig:
 
     activation: Activation
     image_size: int
-    vision_head_width: int = HEAD_WIDTH
+    vision_head_width: int | None = None  # None, as of the next: not stated
     text_heads: int | None = None
+    heads: Heads = (0, 0)  # of both towers, once the weights are read
     context_length: int | None = None
     bert: bool = False  # a timm vision transformer with a BERT from the Hub, as BiomedCLIP has them
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -106,13 +110,15 @@ def _table(path: Path, content: Mapping[str, Any], key: str) -> Mapping[str, Any
 
 def _check_keys(path: Path, place: str, table: Mapping[str, Any]) -> None:
     for key, value in table.items():
-        fixed = FIXED.get(key)
-        fixed = fixed.get(place) if isinstance(fixed, Mapping) else fixed
-        if key not in (*PLAIN[place], "vision_cfg", "text_cfg") and value and value != fixed:
-            raise UserError(
-                f"{path} sets {place}.{key} = {value!r}, which is not supported for open_clip checkpoints; use the "
-                "same model as a Hugging Face folder (of clip, siglip or metaclip_2), if there is one."
-            )
+        known = FIXED.get(f"{place}.{key}", ())
+        if key in (*PLAIN[place], "vision_cfg", "text_cfg") or not value or value in known:
+            continue
+        fix = f"; only {' and '.join(known)} can be read" if known else ""
+        if not key.startswith(("timm_", "hf_")):  # pairs with such towers are no Hugging Face folders
+            fix += "; use the same model as a Hugging Face folder, if there is one"
+        raise UserError(
+            f"{path} sets {place}.{key} = {value!r}, which is not supported for open_clip checkpoints{fix}."
+        )
 
 
 def check_kinds(path: Path | str, place: str, table: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
@@ -142,7 +148,7 @@ def _config(path: Path, model: Mapping[str, Any], preprocessing: Mapping[str, An
         activation="quick_gelu" if model.get("quick_gelu") else "gelu",
         image_size=vision.get("image_size") or 224,
         vision_head_width=vision.get("head_width") or HEAD_WIDTH,
-        text_heads=text.get("heads"),
+        text_heads=text.get("heads") or (None if timm else TEXT_HEADS),
         context_length=text.get("context_length"),
         bert=bool(timm),
         sizes={name: value for name, value in sizes.items() if value is not None},

@@ -12,12 +12,13 @@ import torch
 from torch.nn.functional import normalize
 
 from fedprompt.clip.checkpoints import published
-from fedprompt.clip.checkpoints.config import Activation
+from fedprompt.clip.checkpoints.config import NAME, Activation, Heads
 from fedprompt.clip.checkpoints.opening import SUFFIXES, OpenedCheckpoint, find_checkpoint, open_checkpoint
 from fedprompt.clip.checkpoints.reading import read_tensors
 from fedprompt.clip.checkpoints.weights import check_whole
+from fedprompt.clip.folders import POSITIONS
 from fedprompt.clip.hub import is_hub_id
-from fedprompt.clip.loading import POSITIONS, family_of, quiet
+from fedprompt.clip.loading import family_of, quiet
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, option
 from fedprompt.file_system import entries, is_file, is_folder, new_folder
@@ -34,8 +35,9 @@ class Converted:
     folder: Path
     title: str
     fingerprint: str
-    difference: float
+    difference: float | None  # None where weights were compared, which keep their names
     assumed: tuple[str, ...] = ()  # what of the preprocessing no configuration said, and is OpenAI's
+    assumed_heads: Heads | None = None  # of the image and text tower, which nothing but the widths says
 
 
 def convert(
@@ -43,10 +45,11 @@ def convert(
     folder: Path,
     *,
     activation: Activation | None = None,
+    heads: Heads | None = None,
     tokenizer: str | None = None,
     load: Callable[[Path], Clip] = Clip.load,
 ) -> Converted:
-    """Write the checkpoint at `path`, a file or a folder, as a Hugging Face folder that opens anywhere.
+    """Write the checkpoint at `path`, a file or a folder, as a folder of a family, with its tokenizer.
 
     Random images and a few texts are encoded by the written folder and by the checkpoint's own tensors and published
     formulas; the folder appears when they agree, or not at all. Raises UserError for what `open_checkpoint` refuses, if
@@ -59,13 +62,14 @@ def convert(
         raise UserError(f"There is no such file or folder as {path}{fix or '; give the path of a checkpoint'}.")
     found = find_checkpoint(path)
     if found is None:
-        if activation or tokenizer:
+        given = {"activation": activation, "heads": heads, "tokenizer": tokenizer}
+        if wrong := next((name for name, value in given.items() if value), None):
             raise UserError(
-                f"{path} is a Hugging Face folder, whose activation and tokenizer are its own; leave out "
-                f"{option('activation' if activation else 'tokenizer')}."
+                f"{path} is a Hugging Face folder, whose activation, heads and tokenizer are its own; leave out "
+                f"{option(wrong)}."
             )
         return _convert_folder(path, folder, load=load)
-    opened = open_checkpoint(found, activation=activation, tokenizer=tokenizer)
+    opened = open_checkpoint(found, activation=activation, heads=heads, tokenizer=tokenizer)
     with new_folder(folder) as part:
         with quiet(progress=False):
             for one in (opened.model, opened.tokenizer, opened.processor):
@@ -77,13 +81,20 @@ def convert(
                 f"The features of {path} differ by {difference:.2g} after conversion, more than {TOLERANCE:g}; nothing "
                 "was written. Please report this with the checkpoint's name."
             )
-    assumed = tuple(key for key in ("mean", "std") if not opened.config.preprocessing.get(key))
-    return Converted(folder, clip.family.title, clip.fingerprint, difference, assumed)
+    about = opened.config
+    assumed = tuple(key for key in ("mean", "std") if not about.preprocessing.get(key))
+    known = about.heads if heads is None and about.vision_head_width is None else None
+    return Converted(folder, clip.family.title, clip.fingerprint, difference, assumed, known)
 
 
 def _convert_folder(path: Path, folder: Path, *, load: Callable[[Path], Clip]) -> Converted:
     """Write a Hugging Face folder whose weights are not safetensors as one whose are; their names stay."""
     if not is_file(path / PICKLED):
+        if is_file(path / NAME):
+            raise UserError(
+                f"{path} needs no conversion: the Hugging Face model that its config.json names is taken. To convert "
+                "the checkpoint of open_clip beside it, give its file."
+            )
         raise UserError(
             f"{path} is no checkpoint to convert: give a .pt, .bin or .safetensors file of OpenAI's or open_clip's "
             f"CLIP, a folder with open_clip_config.json, or one with {PICKLED}; other Hugging Face folders are used as "
@@ -106,7 +117,7 @@ def _convert_folder(path: Path, folder: Path, *, load: Callable[[Path], Clip]) -
         pairs = [(written[key].cpu(), one.to(written[key].dtype)) for key, one in tensors.items()]
         if not all(torch.equal(ours, theirs) for ours, theirs in pairs):
             raise UserError(f"The weights of {path} are not the same after conversion; nothing was written.")
-    return Converted(folder, family.title, clip.fingerprint, 0.0)
+    return Converted(folder, family.title, clip.fingerprint, None)
 
 
 @torch.no_grad()

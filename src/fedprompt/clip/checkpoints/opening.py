@@ -9,10 +9,12 @@ from typing import Any
 
 from transformers import AutoTokenizer, CLIPImageProcessorPil, PreTrainedModel
 
-from fedprompt.clip.checkpoints.config import NAME, Activation, OpenClipConfig, read_config
+from fedprompt.clip.checkpoints.config import HEAD_WIDTH, NAME, Activation, Heads, OpenClipConfig, read_config
 from fedprompt.clip.checkpoints.reading import Tensors, read_tensors
 from fedprompt.clip.checkpoints.weights import build_model
 from fedprompt.clip.families import names
+from fedprompt.clip.hub import hub_answers
+from fedprompt.clip.refusals import REFUSALS, reason
 from fedprompt.errors import UserError, option
 from fedprompt.file_system import is_file, is_folder, read_bytes
 from fedprompt.text_files import load_json_object
@@ -57,22 +59,29 @@ def find_checkpoint(path: Path) -> Checkpoint | None:
 
 
 def open_checkpoint(
-    found: Checkpoint, *, activation: Activation | None = None, tokenizer: str | None = None
+    found: Checkpoint,
+    *,
+    activation: Activation | None = None,
+    heads: Heads | None = None,
+    tokenizer: str | None = None,
 ) -> OpenedCheckpoint:
     """Open a checkpoint; UserError for anything that is missing, damaged, contradictory or more than tensors.
 
     `activation` is needed for a checkpoint without a configuration that is not OpenAI's own, and must not contradict
-    what either says; `tokenizer` is a folder or Hub id, where the checkpoint has no tokenizer beside it.
+    what either says; `heads` are for one whose widths are of no published model. `tokenizer` is a folder or Hub id,
+    where the checkpoint has no tokenizer beside it.
     """
     name, tensors = str(found.weights), read_tensors(found.weights)
-    config = read_config(found.config) if found.config else _openai_config(tensors, activation, name)
+    config = read_config(found.config) if found.config else _bare_config(tensors, activation, name)
+    source = str(found.config) if found.config else f"{name}, which has {OPENAI_ONLY} as OpenAI's models have"
     if activation not in (None, config.activation):
-        source = str(found.config) if found.config else f"{name}, which has {OPENAI_ONLY} as OpenAI's models have,"
         raise UserError(
             f"{option('activation')} {activation} contradicts {source}: the model was trained with "
             f"{config.activation}; leave the option out, or correct the configuration."
         )
-    model = build_model(tensors, config, name)
+    if heads is not None and config.vision_head_width:
+        raise UserError(f"{option('heads')} is for a checkpoint that says none, unlike {source}; leave the option out.")
+    model, config = build_model(tensors, config, name, heads)
     return OpenedCheckpoint(
         model, _tokenizer(tokenizer or found.tokenizer, name), _processor(config, name), tensors, config
     )
@@ -101,37 +110,42 @@ def _in_folder(folder: Path) -> Checkpoint:
     return Checkpoint(folder / known[0], folder / NAME, folder)
 
 
-def _openai_config(tensors: Tensors, activation: Activation | None, name: str) -> OpenClipConfig:
+def _bare_config(tensors: Tensors, activation: Activation | None, name: str) -> OpenClipConfig:
     """What a checkpoint without a configuration is: OpenAI's models use QuickGELU, others must be told."""
-    if OPENAI_ONLY in tensors:
-        activation = "quick_gelu"
+    openai = OPENAI_ONLY in tensors
+    activation = "quick_gelu" if openai else activation
     if activation is None:
         raise UserError(
-            f"{name} has no {NAME} beside it, and its weights do not say which activation it was trained with; convert "
-            "it once: fedprompt backbone convert CKPT OUT --activation gelu (most models of open_clip) or quick_gelu "
-            "(OpenAI's and those trained from them)."
+            f"{name} has no {NAME} beside it, and its weights do not say which activation it was trained with; say "
+            "it in a conversion: fedprompt backbone convert CKPT OUT --activation gelu (most models of open_clip) or "
+            "quick_gelu (OpenAI's and those trained from them)."
         )
     try:
         patch = tensors["visual.conv1.weight"].shape[-1]
         side = round((len(tensors["visual.positional_embedding"]) - 1) ** 0.5) * patch
+        width = tensors["token_embedding.weight"].shape[-1]
     except (KeyError, IndexError):
-        side = 0  # which is refused with the names of the tensors
-    return OpenClipConfig(activation=activation, image_size=side)
+        side = width = 0  # which is refused with the names of the tensors
+    if not openai:
+        return OpenClipConfig(activation=activation, image_size=side)
+    return OpenClipConfig(activation, side, vision_head_width=HEAD_WIDTH, text_heads=width // HEAD_WIDTH)
 
 
 def _tokenizer(place: Path | str, name: str) -> Any:
     folder = Path(place).expanduser()
-    if is_folder(folder) and not any(is_file(folder / one) for one in TOKENIZER):
+    here = is_folder(folder)
+    if here and not any(is_file(folder / one) for one in TOKENIZER):
         raise UserError(
-            f"{name} has no tokenizer beside it ({', '.join(TOKENIZER)}); copy its files there, or convert it once: "
-            "fedprompt backbone convert CKPT OUT --tokenizer openai/clip-vit-base-patch16 (or a folder)."
+            f"{name} has no tokenizer beside it ({', '.join(TOKENIZER)}); copy its files there, or name a folder or an "
+            "id of the Hub that has it: fedprompt backbone convert CKPT OUT --tokenizer openai/clip-vit-base-patch16."
         )
-    try:
-        return AutoTokenizer.from_pretrained(folder if is_folder(folder) else str(place), trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0].partition(" If you were trying to load it")[0].rstrip(".")
-        reason = "its files are damaged" if isinstance(error, (KeyError, AttributeError)) else reason
-        raise UserError(f"The tokenizer {place} cannot be opened ({reason}); give a folder or a Hub id.") from error
+    try:  # without a network the library would try for a minute
+        return AutoTokenizer.from_pretrained(
+            folder if here else str(place), local_files_only=here or not hub_answers(), trust_remote_code=False
+        )
+    except REFUSALS as error:
+        why = reason(error) if here else "it is no folder, and neither the Hub nor its cache has it."
+        raise UserError(f"The tokenizer {place} cannot be opened: {why} Give a folder or an id of the Hub.") from error
 
 
 def _processor(about: OpenClipConfig, name: str) -> CLIPImageProcessorPil:

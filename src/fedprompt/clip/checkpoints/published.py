@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from fedprompt.clip.checkpoints.config import HEAD_WIDTH, OpenClipConfig
+from fedprompt.clip.checkpoints.config import OpenClipConfig
 from fedprompt.clip.checkpoints.reading import Tensors
 
 
@@ -18,13 +18,13 @@ def image_features(tensors: Tensors, about: OpenClipConfig, pixels: Tensor) -> T
     """[B, D] features of images [B, 3, H, W], not normalised."""
     found = {key: tensor.float() for key, tensor in tensors.items() if key.startswith("visual.")}
     if about.bert:
-        return _timm_features(found, pixels)
+        return _timm_features(found, pixels, about.heads[0])
     patches = F.conv2d(pixels, found["visual.conv1.weight"], stride=found["visual.conv1.weight"].shape[-1])
     tokens = _with_class(found["visual.class_embedding"], patches) + found["visual.positional_embedding"]
     tokens = _norm(tokens, found, "visual.ln_pre")
     blocks, number = "visual.transformer.resblocks", 0
     while f"{blocks}.{number}.ln_1.weight" in found:
-        tokens = _block(tokens, found, f"{blocks}.{number}", about, head_width=about.vision_head_width)
+        tokens = _block(tokens, found, f"{blocks}.{number}", about, heads=about.heads[0])
         number += 1
     return _norm(tokens[:, 0], found, "visual.ln_post") @ found["visual.proj"]
 
@@ -32,35 +32,34 @@ def image_features(tensors: Tensors, about: OpenClipConfig, pixels: Tensor) -> T
 def text_features(tensors: Tensors, about: OpenClipConfig, ids: Tensor) -> Tensor:
     """[N, D] features of token ids [N, T] of one length without padding, not normalised."""
     if about.bert:
-        return _bert_features({key: one.float() for key, one in tensors.items() if key.startswith("text.")}, ids)
+        own = {key: one.float() for key, one in tensors.items() if key.startswith("text.")}
+        return _bert_features(own, ids, about.heads[1])
     found = {key.removeprefix("text."): one.float() for key, one in tensors.items() if not key.startswith("visual.")}
     tokens = found["token_embedding.weight"][ids] + found["positional_embedding"][: ids.shape[1]]
-    heads = about.text_heads or tokens.shape[-1] // HEAD_WIDTH
     mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf")).triu(1)
     blocks, number = "transformer.resblocks", 0
     while f"{blocks}.{number}.ln_1.weight" in found:
-        width = tokens.shape[-1] // heads
-        tokens = _block(tokens, found, f"{blocks}.{number}", about, head_width=width, mask=mask)
+        tokens = _block(tokens, found, f"{blocks}.{number}", about, heads=about.heads[1], mask=mask)
         number += 1
     end = ids.argmax(dim=-1)
     return _norm(tokens, found, "ln_final")[torch.arange(len(ids)), end] @ found["text_projection"]
 
 
 def _block(
-    tokens: Tensor, found: Tensors, name: str, about: OpenClipConfig, *, head_width: int, mask: Tensor | None = None
+    tokens: Tensor, found: Tensors, name: str, about: OpenClipConfig, *, heads: int, mask: Tensor | None = None
 ) -> Tensor:
     """x + attention(norm(x)), then x + MLP(norm(x)), of Radford et al. (2021)."""
     joined = F.linear(
         _norm(tokens, found, f"{name}.ln_1"), found[f"{name}.attn.in_proj_weight"], found[f"{name}.attn.in_proj_bias"]
     )
-    attended = _attention(*joined.chunk(3, dim=-1), head_width=head_width, mask=mask)
+    attended = _attention(*joined.chunk(3, dim=-1), heads=heads, mask=mask)
     tokens = tokens + _linear(attended, found, f"{name}.attn.out_proj")
     hidden = _linear(_norm(tokens, found, f"{name}.ln_2"), found, f"{name}.mlp.c_fc")
     hidden = F.gelu(hidden) if about.activation == "gelu" else hidden * torch.sigmoid(1.702 * hidden)
     return tokens + _linear(hidden, found, f"{name}.mlp.c_proj")
 
 
-def _timm_features(found: Tensors, pixels: Tensor) -> Tensor:
+def _timm_features(found: Tensors, pixels: Tensor, heads: int) -> Tensor:
     """[B, D] of a vision transformer of timm, read at its class token through a norm and a projection."""
     trunk = "visual.trunk"
     kernel = found[f"{trunk}.patch_embed.proj.weight"]
@@ -70,7 +69,7 @@ def _timm_features(found: Tensors, pixels: Tensor) -> Tensor:
     while f"{trunk}.blocks.{number}.norm1.weight" in found:
         name = f"{trunk}.blocks.{number}"
         joined = _linear(_norm(tokens, found, f"{name}.norm1", eps=1e-6), found, f"{name}.attn.qkv")
-        attended = _attention(*joined.chunk(3, dim=-1), head_width=HEAD_WIDTH)
+        attended = _attention(*joined.chunk(3, dim=-1), heads=heads)
         tokens = tokens + _linear(attended, found, f"{name}.attn.proj")
         hidden = F.gelu(_linear(_norm(tokens, found, f"{name}.norm2", eps=1e-6), found, f"{name}.mlp.fc1"))
         tokens = tokens + _linear(hidden, found, f"{name}.mlp.fc2")
@@ -78,8 +77,8 @@ def _timm_features(found: Tensors, pixels: Tensor) -> Tensor:
     return _norm(tokens[:, 0], found, f"{trunk}.norm", eps=1e-6) @ found["visual.head.proj.weight"].T
 
 
-def _bert_features(found: Tensors, ids: Tensor) -> Tensor:
-    """[N, D] of a BERT (Devlin et al., 2019), read at its first token through two layers."""
+def _bert_features(found: Tensors, ids: Tensor, heads: int) -> Tensor:
+    """[N, D] of a BERT (Devlin et al., 2019), read at its first token through one or two layers."""
     bert, table = "text.transformer", "text.transformer.embeddings"
     tokens = found[f"{table}.word_embeddings.weight"][ids] + found[f"{table}.token_type_embeddings.weight"][0]
     tokens = tokens + found[f"{table}.position_embeddings.weight"][: ids.shape[1]]
@@ -88,21 +87,23 @@ def _bert_features(found: Tensors, ids: Tensor) -> Tensor:
     while f"{bert}.encoder.layer.{number}.output.dense.weight" in found:
         name = f"{bert}.encoder.layer.{number}"
         parts = (_linear(tokens, found, f"{name}.attention.self.{part}") for part in ("query", "key", "value"))
-        attended = _linear(_attention(*parts, head_width=HEAD_WIDTH), found, f"{name}.attention.output.dense")
+        attended = _linear(_attention(*parts, heads=heads), found, f"{name}.attention.output.dense")
         tokens = _norm(tokens + attended, found, f"{name}.attention.output.LayerNorm", eps=1e-12)
         hidden = F.gelu(_linear(tokens, found, f"{name}.intermediate.dense"))
         hidden = _linear(hidden, found, f"{name}.output.dense")
         tokens = _norm(tokens + hidden, found, f"{name}.output.LayerNorm", eps=1e-12)
         number += 1
+    if "text.proj.weight" in found:
+        return tokens[:, 0] @ found["text.proj.weight"].T
     return F.gelu(tokens[:, 0] @ found["text.proj.0.weight"].T) @ found["text.proj.2.weight"].T
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *, head_width: int, mask: Tensor | None = None) -> Tensor:
+def _attention(query: Tensor, key: Tensor, value: Tensor, *, heads: int, mask: Tensor | None = None) -> Tensor:
     """softmax(q k / sqrt(width)) v per head, [B, T, W]."""
     query, key, value = (
-        one.view(*one.shape[:2], -1, head_width).transpose(1, 2) for one in (query, key, value)
+        one.view(*one.shape[:2], heads, -1).transpose(1, 2) for one in (query, key, value)
     )  # [B, heads, T, width]
-    scores = query @ key.mT / head_width**0.5
+    scores = query @ key.mT / query.shape[-1] ** 0.5
     weights = (scores if mask is None else scores + mask).softmax(dim=-1)
     found: Tensor = weights @ value
     return found.transpose(1, 2).flatten(2)

@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import require_file
+from fedprompt.file_system import open_file, require_file
 
 Tensors = Mapping[str, Tensor]
 NESTED = ("state_dict", "model_state_dict", "model")  # under which training scripts keep the weights
+POINTER = b"version https://git-lfs"  # how a file begins that stands for one in Git LFS
+LONGEST_START = 256
+PRINTABLE = bytes((*range(32, 127), *b"\t\r\n"))
 WRAPPERS = ("module.", "_orig_mod.")  # which torch puts before the names of a wrapped model
 
 
@@ -41,11 +44,20 @@ def read_tensors(path: Path) -> Tensors:
     return {_unwrapped(str(name)): tensor for name, tensor in tensors.items()}
 
 
+def number_types(path: Path) -> Mapping[str, str]:
+    """The type of each tensor of a .safetensors file, such as "F32", by name; UserError if the file is not whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(_damage(path, f"no whole file of safetensors ({error})")) from error
+
+
 def _safetensors(path: Path) -> Tensors:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is no whole file of safetensors ({error}); copy it again.") from error
+        raise UserError(_damage(path, f"no whole file of safetensors ({error})")) from error
 
 
 def _pickled(path: Path) -> object:
@@ -65,14 +77,44 @@ def _refusal(path: Path, error: str) -> str:
             "on the Hub as openai/clip-vit-base-patch16 and others."
         )
     named = re.search(r"(?:Unsupported (?:global|class)\W+|GLOBAL )(?:GLOBAL )?([\w.]+)", error)
-    if named or "Weights only load failed" in error:
+    if named or ("Weights only load failed" in error and not _is_text(_start(path))):
         what = f" ({named[1]})" if named else ""
         return (
             f"{path} is a pickle that holds more than tensors{what}; nothing in it was executed. Where you trust it, "
             "save model.state_dict() alone."
         )
-    reason = textwrap.shorten(error.strip().partition("\n")[0].rstrip("."), 120, placeholder=" ...") or "it is empty"
-    return f"{path} is no whole checkpoint ({reason}); copy it again."
+    reason = textwrap.shorten(error.strip().partition("\n")[0].rstrip("."), 120, placeholder=" ...")
+    return _damage(path, f"no whole checkpoint ({reason})" if reason else "no whole checkpoint")
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise UserError for a file that stands for one in Git LFS."""
+    if _start(path).startswith(POINTER):
+        raise UserError(
+            f"{path} is a pointer of Git LFS, not the file that it stands for; run git lfs pull where it was cloned, "
+            "or copy the file again."
+        )
+
+
+def _damage(path: Path, what: str) -> str:
+    """The sentence on a file that is `what` by its reader, or by its beginning something else."""
+    refuse_pointer(path)
+    start = _start(path)
+    if not start:
+        return f"{path} is no whole checkpoint (it is empty); copy it again."
+    if _is_text(start):
+        return f"{path} is a text file, no checkpoint: it begins with {start[:20].decode()!a}; copy it again."
+    return f"{path} is {what}; copy it again."
+
+
+def _start(path: Path) -> bytes:
+    with open_file(path) as file:
+        return file.read(LONGEST_START)
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether a file that begins like this is one of text in ASCII, and no pickle in the oldest form."""
+    return start.isascii() and not start.startswith((b"(", b"c")) and not start.translate(None, PRINTABLE)
 
 
 def _unwrapped(name: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedModel
 
-from fedprompt.clip.checkpoints.config import HEAD_WIDTH, NAME, OpenClipConfig
+from fedprompt.clip.checkpoints.config import Heads, OpenClipConfig
+from fedprompt.clip.checkpoints.heads import find_heads
 from fedprompt.clip.checkpoints.reading import Tensors
 from fedprompt.clip.families.vit_bert import ViTBertConfig, ViTBertModel
 from fedprompt.errors import UserError, plural
@@ -42,6 +44,7 @@ BERT_NAMES = (
     (r"visual\.head\.proj\.weight", "visual_projection.weight"),
     (r"text\.transformer\.(.+)", r"text_model.\1"),
     (r"text\.proj\.(\d)\.weight", r"text_projection.\1.weight"),
+    (r"text\.proj\.weight", "text_projection.weight"),
     (r"logit_scale", "logit_scale"),
 )
 TRANSPOSED = ("visual.proj", "text_projection")
@@ -54,13 +57,19 @@ IN_BLOCKS = CLIP_BLOCKS | TIMM_BLOCKS
 JOINED = re.compile(r"(.+layers\.\d+)\.attn\.(?:in_proj_|qkv\.)(weight|bias)")
 
 
-def build_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTrainedModel:
-    """A model of transformers with these weights; UserError if they are not whole or not what the config says."""
+def build_model(
+    tensors: Tensors, about: OpenClipConfig, name: str, heads: Heads | None = None
+) -> tuple[PreTrainedModel, OpenClipConfig]:
+    """A model of transformers with these weights, and the configuration with the heads of its towers.
+
+    `heads` are those that the user says. UserError if weights are not whole or not what the configuration says.
+    """
     tensors = {key.removeprefix("text.") if not about.bert else key: one for key, one in tensors.items()}
     _check_kind(tensors, about, name)
     table = BERT_NAMES if about.bert else CLIP_NAMES
     renamed = dict(_renamed(tensors, table, name))
     try:
+        about = replace(about, heads=find_heads(about, tensors, name, heads))
         with torch.random.fork_rng(devices=()):  # a new module draws initial weights
             model = (_bert_model if about.bert else _clip_model)(tensors, about, name)
     except KeyError as error:
@@ -68,7 +77,7 @@ def build_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
     _check_sizes(model, tensors, about, name)
     check_whole(renamed, dict(model.state_dict()), name, functools.partial(_in_file, bert=about.bert))
     model.load_state_dict(renamed)
-    return model
+    return model, about
 
 
 def _check_kind(tensors: Tensors, about: OpenClipConfig, name: str) -> None:
@@ -148,17 +157,6 @@ def _depth(tensors: Tensors, stem: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _heads(what: str, width: int, name: str, *, count: int | None = None, head_width: int = HEAD_WIDTH) -> int:
-    """The number of attention heads of a tower, given or by their width; UserError if they do not divide it."""
-    parts, said = (count, f"into {count} heads") if count else (width // head_width, f"into heads of {head_width}")
-    if not parts or width % (count or head_width):
-        raise UserError(
-            f"The {what} tower of {name} has width {width}, which cannot be divided {said}; correct "
-            f"{'text_cfg.heads' if what == 'text' else 'vision_cfg.head_width'} in its {NAME}."
-        )
-    return parts
-
-
 def _clip_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTrainedModel:
     vocabulary, width = tensors["token_embedding.weight"].shape
     text = {
@@ -166,7 +164,7 @@ def _clip_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
         "hidden_size": width,
         "intermediate_size": len(tensors["transformer.resblocks.0.mlp.c_fc.weight"]),
         "num_hidden_layers": _depth(tensors, "transformer.resblocks"),
-        "num_attention_heads": _heads("text", width, name, count=about.text_heads),
+        "num_attention_heads": about.heads[1],
         "max_position_embeddings": len(tensors["positional_embedding"]),
         "hidden_act": about.activation,
         "bos_token_id": vocabulary - 2,
@@ -178,7 +176,7 @@ def _clip_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
         "hidden_size": image,
         "intermediate_size": len(tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
         "num_hidden_layers": _depth(tensors, "visual.transformer.resblocks"),
-        "num_attention_heads": _heads("image", image, name, head_width=about.vision_head_width),
+        "num_attention_heads": about.heads[0],
         "image_size": about.image_size,
         "patch_size": patch,
         "hidden_act": about.activation,
@@ -201,18 +199,20 @@ def _bert_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
         "hidden_size": width,
         "intermediate_size": len(tensors[f"{bert}encoder.layer.0.intermediate.dense.weight"]),
         "num_hidden_layers": _depth(tensors, f"{bert}encoder.layer"),
-        "num_attention_heads": _heads("text", width, name),
+        "num_attention_heads": about.heads[1],
         "max_position_embeddings": positions,
         "type_vocab_size": len(tensors[f"{bert}embeddings.token_type_embeddings.weight"]),
     }
     image, _, patch, _ = tensors["visual.trunk.patch_embed.proj.weight"].shape
+    dim = len(tensors["visual.head.proj.weight"])
     vision = {
         "hidden_size": image,
         "intermediate_size": len(tensors["visual.trunk.blocks.0.mlp.fc1.weight"]),
         "num_hidden_layers": _depth(tensors, "visual.trunk.blocks"),
-        "num_attention_heads": _heads("image", image, name),
+        "num_attention_heads": about.heads[0],
         "image_size": about.image_size,
         "patch_size": patch,
+        "projection_dim": dim,
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,  # timm's
     }
@@ -220,7 +220,8 @@ def _bert_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTraine
         ViTBertConfig(
             text_config=text,
             vision_config=vision,
-            projection_dim=len(tensors["visual.head.proj.weight"]),
+            projection_dim=dim,
+            text_projection="linear" if "text.proj.weight" in tensors else "mlp",
             context_length=about.context_length or positions,
         )
     )

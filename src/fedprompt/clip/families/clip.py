@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel
 
 from fedprompt.clip.backbone import AttentionLayers, Backbone, Edit, Encoded, Family
 from fedprompt.clip.model_towers import LastBlockEncoded, ModelImageTower, ModelTextTower
-from fedprompt.clip.prompts import SPARE, PromptTokenizer, SpecialTokens, plain_text
+from fedprompt.clip.prompts import SPARE, PromptTokenizer, SpecialTokens, other_vocabulary, plain_text
 from fedprompt.clip.towers import block_output_at, run_blocks, run_shared_prefixes, value_value_attention
 from fedprompt.errors import UserError
 
@@ -108,12 +108,14 @@ def end_token_rows(tokenizer: Any, *, vocabulary: int, read: int) -> SpecialToke
 
     Raises UserError if the tokenizer has others, or ids that the tower does not embed.
     """
+    if len(tokenizer) < vocabulary - SPARE:
+        raise UserError(other_vocabulary(tokenizer, vocabulary))
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if start is None or end != read or end >= vocabulary or len(tokenizer) < vocabulary - SPARE:
+    if start is None or end != read or end >= vocabulary:
         raise UserError(
             f"The text tower knows {vocabulary} token ids and is read at id {read}, but the tokenizer starts a "
-            f"sentence with id {start}, ends it with {end} and has {len(tokenizer)} ids; use the tokenizer that this "
-            "backbone was trained with, or correct text_config.eos_token_id in config.json."
+            f"sentence with id {start} and ends it with {end}; use the tokenizer that this backbone was trained with, "
+            "or correct text_config.eos_token_id in config.json."
         )
     return SpecialTokens((start,), (end,), pad=end)  # a causal tower never sees the padding
 

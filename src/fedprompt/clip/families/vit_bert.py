@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,10 @@ LACKS: Mapping[Capability, str] = {
 
 
 class ViTBertConfig(PreTrainedConfig):
-    """Sizes of the two towers; the text projection has one hidden layer, half as wide as both its ends together."""
+    """Sizes of the two towers.
+
+    The text projection is "linear", or an "mlp" with one hidden layer, half as wide as both its ends together.
+    """
 
     model_type = "vit_bert"
     sub_configs_defaults = {"vision_config": CLIPVisionConfig, "text_config": BertConfig}  # noqa: RUF012  (as elsewhere)
@@ -42,6 +45,7 @@ class ViTBertConfig(PreTrainedConfig):
     text_config: Any = None
     vision_config: Any = None
     projection_dim: int = 512
+    text_projection: Literal["mlp", "linear"] = "mlp"
     context_length: int = 256
 
 
@@ -51,7 +55,7 @@ AutoConfig.register("vit_bert", ViTBertConfig)  # for the tokenizer's loader, wh
 class ViTBertModel(PreTrainedModel):
     """transformers' ViT blocks, as CLIP has them, without a first norm and with a bias on patches; and its BERT.
 
-    `text_projection` is Linear, GELU, Linear without biases; `visual_projection` is Linear without bias.
+    `text_projection` is Linear, or Linear, GELU, Linear, and `visual_projection` is Linear, all without biases.
     """
 
     config_class = ViTBertConfig
@@ -69,9 +73,12 @@ class ViTBertModel(PreTrainedModel):
         self.text_model = BertModel._from_config(text, add_pooling_layer=False)
         hidden = (text.hidden_size + dim) // 2
         self.visual_projection = nn.Linear(vision.hidden_size, dim, bias=False)
-        self.text_projection = nn.Sequential(
-            nn.Linear(text.hidden_size, hidden, bias=False), nn.GELU(), nn.Linear(hidden, dim, bias=False)
-        )
+        if sizes.text_projection == "linear":
+            self.text_projection: nn.Module = nn.Linear(text.hidden_size, dim, bias=False)
+        else:
+            self.text_projection = nn.Sequential(
+                nn.Linear(text.hidden_size, hidden, bias=False), nn.GELU(), nn.Linear(hidden, dim, bias=False)
+            )
         self.logit_scale = nn.Parameter(torch.tensor(2.6592))
         self.post_init()
 

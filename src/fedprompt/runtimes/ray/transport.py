@@ -126,7 +126,7 @@ class OnRay(Simulator):
         for _, answers in self._answers("predict", list(parts), shared, submit, when="while images were classified"):
             found.update((key, torch.tensor(logits)) for key, logits in answers)
         logits = torch.cat([found[key] for key in parts])  # [N, C]
-        require_finite(logits, type(self.method).__name__)
+        require_finite(logits, type(self.method).__name__, trained=bool(self.method.trainable()))
         return logits
 
     def _ask(
