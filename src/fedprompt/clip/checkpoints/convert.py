@@ -97,8 +97,8 @@ def _convert_folder(path: Path, folder: Path, *, load: Callable[[Path], Clip]) -
             )
         raise UserError(
             f"{path} is no checkpoint to convert: give a .pt, .pth, .bin or .safetensors file of OpenAI's or "
-            f"open_clip's CLIP, a folder with open_clip_config.json, or one with {PICKLED}; other Hugging Face folders are "
-            "used as they are."
+            f"open_clip's CLIP, a folder with open_clip_config.json, or one with {PICKLED}; other Hugging Face folders "
+            "are used as they are."
         )
     family, name = family_of(path), str(path / PICKLED)
     tensors = {key: one for key, one in read_tensors(path / PICKLED).items() if not key.endswith(POSITIONS)}
