@@ -14,10 +14,11 @@ from fedprompt import methods
 from fedprompt.clip.activations import blocks_that_fit, bytes_kept
 from fedprompt.clip.devices import find_device
 from fedprompt.clip.feature_cache import FeatureCache
+from fedprompt.clip.hub import require_available
 from fedprompt.clip.model import Clip
 from fedprompt.clip.precision import DTYPES, Precision
 from fedprompt.data.images import Images
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, worded
 from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.gradients import gradients
 from fedprompt.federated.rounds import initial_state
@@ -157,6 +158,14 @@ def test_a_device_that_is_not_there_is_refused_in_a_sentence(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=re.escape(sentence)):
         find_device(name, precision)
+
+
+@worded("keywords")
+def test_a_python_call_is_told_its_own_keywords() -> None:
+    with pytest.raises(UserError, match=r'did you mean .* \(device = "auto"'):
+        find_device("gpu")
+    with pytest.raises(UserError, match='give "demo" for the small embedded CLIP'):
+        require_available("nobody/nothing")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,9 @@ def inspect(
 def convert(
     path: Annotated[
         Path,
-        typer.Argument(metavar="CKPT", help="A .pt, .bin or .safetensors file of OpenAI or open_clip, or its folder."),
+        typer.Argument(
+            metavar="CKPT", help="A .pt, .pth, .bin or .safetensors file of OpenAI or open_clip, or its folder."
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, which backbone.path can name.")],
     activation: Annotated[
@@ -73,7 +75,7 @@ def convert(
         str | None, typer.Option(help="Folder or Hub id of the tokenizer, where none is beside the checkpoint.")
     ] = None,
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder, once: tensors are read, nothing in it is executed."""
+    """Write a checkpoint as a folder of safetensors, once: tensors are read, nothing in it is executed."""
     from fedprompt.clip.checkpoints.convert import convert as convert_checkpoint
 
     found = convert_checkpoint(path, out, activation=activation, heads=heads, tokenizer=tokenizer)

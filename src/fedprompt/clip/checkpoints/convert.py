@@ -1,4 +1,4 @@
-"""Converting a checkpoint into a Hugging Face folder, once: safetensors, checked against the published forward pass."""
+"""Converting a checkpoint into a folder of safetensors, once, which is checked against the published forward pass."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def _convert_folder(path: Path, folder: Path, *, load: Callable[[Path], Clip]) -
                 "the checkpoint of open_clip beside it, give its file."
             )
         raise UserError(
-            f"{path} is no checkpoint to convert: give a .pt, .bin or .safetensors file of OpenAI's or open_clip's "
-            f"CLIP, a folder with open_clip_config.json, or one with {PICKLED}; other Hugging Face folders are used as "
-            "they are."
+            f"{path} is no checkpoint to convert: give a .pt, .pth, .bin or .safetensors file of OpenAI's or "
+            f"open_clip's CLIP, a folder with open_clip_config.json, or one with {PICKLED}; other Hugging Face folders "
+            "are used as they are."
         )
     family, name = family_of(path), str(path / PICKLED)
     tensors = {key: one for key, one in read_tensors(path / PICKLED).items() if not key.endswith(POSITIONS)}
