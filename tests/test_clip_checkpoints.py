@@ -484,6 +484,11 @@ STATES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
         lambda s: s | {"ln_final.weight": torch.ones(3)},
         r"'text_model.final_layer_norm.weight' .* is \[3\]",
     ),
+    "flat patches": (lambda s: s | {"visual.conv1.weight": torch.ones(9)}, r"is \[9\], but must have 4 dimensions"),
+    "one position": (
+        lambda s: s | OPENAI | {"positional_embedding": torch.tensor(1.0)},
+        r"is \[\], but must have 2 dimensions",
+    ),
     "a ResNet": (lambda s: {"visual.layer1.0.conv1.weight": torch.ones(2)}, "is a ResNet; only vision transformers"),
     "sigmoid": (
         lambda s: s | {"logit_bias": torch.ones(())},

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, CLIPImageProcessorPil, PreTrainedModel
 
 from fedprompt.clip.checkpoints.config import HEAD_WIDTH, NAME, Activation, Heads, OpenClipConfig, read_config
-from fedprompt.clip.checkpoints.reading import Tensors, read_tensors
+from fedprompt.clip.checkpoints.reading import Tensors, check_dimensions, read_tensors
 from fedprompt.clip.checkpoints.weights import build_model
 from fedprompt.clip.families import names
 from fedprompt.clip.hub import hub_answers
@@ -72,6 +72,7 @@ def open_checkpoint(
     where the checkpoint has no tokenizer beside it.
     """
     name, tensors = str(found.weights), read_tensors(found.weights)
+    check_dimensions(tensors, name)
     config = read_config(found.config) if found.config else _bare_config(tensors, activation, name)
     source = str(found.config) if found.config else f"{name}, which has {OPENAI_ONLY} as OpenAI's models have"
     if activation not in (None, config.activation):

@@ -22,6 +22,11 @@ POINTER = b"version https://git-lfs"  # how a file begins that stands for one in
 LONGEST_START = 256
 PRINTABLE = bytes((*range(32, 127), *b"\t\r\n"))
 WRAPPERS = ("module.", "_orig_mod.")  # which torch puts before the names of a wrapped model
+SIZED = {  # dimensions of the tensors whose shapes are the sizes of a model, by the end of their names
+    "visual.conv1.weight": 4, "patch_embed.proj.weight": 4, "token_embedding.weight": 2, "word_embeddings.weight": 2,
+    "positional_embedding": 2, "position_embeddings.weight": 2, "token_type_embeddings.weight": 2,
+    "text_projection": 2, "head.proj.weight": 2, "c_fc.weight": 2, "fc1.weight": 2, "intermediate.dense.weight": 2,
+}  # fmt: skip
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -121,3 +126,14 @@ def _unwrapped(name: str) -> str:
     while name.startswith(WRAPPERS):
         name = name.partition(".")[2]
     return name
+
+
+def check_dimensions(tensors: Tensors, name: str) -> None:
+    """Raise UserError if a tensor from which sizes are read has another number of dimensions than it must have."""
+    for key, tensor in tensors.items():
+        wanted = next((count for end, count in SIZED.items() if key.endswith(end)), tensor.ndim)
+        if tensor.ndim != wanted:
+            raise UserError(
+                f"The tensor {key!r} of {name} is {list(tensor.shape)}, but must have {wanted} dimensions; give a "
+                "whole checkpoint of OpenAI or open_clip."
+            )
