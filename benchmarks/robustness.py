@@ -20,7 +20,9 @@ from fedprompt.experiments.server import set_up
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import federate, initial_state
+from fedprompt.methods import load, method_summary
 from fedprompt.records.atomic_files import append_line
+from fedprompt.records.run_record import trial_label
 from fedprompt.runtimes.simulator import Simulator
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -67,7 +69,6 @@ METHODS = {
 
 
 ROUNDS = {"promptfl": 20, "fedmvp": 5}  # of the methods on the page
-METHOD_NAMES = {"promptfl": "PromptFL", "fedmvp": "FedMVP", "fedclip": "FedCLIP"}
 SEEDS = (1, 2, 3)
 
 
@@ -162,6 +163,11 @@ class Bench:
     def scope(self) -> Scope:
         """What is measured with the method."""
         return SCOPES.get(self.method, ALL)
+
+    @property
+    def title(self) -> str:
+        """The method as tables spell it."""
+        return trial_label(self.method, self.method, method_summary(load(self.method)))
 
     @cache  # noqa: B019  (a bench lives as long as the process)
     def experiment(self, partition: str) -> Experiment:
@@ -260,7 +266,7 @@ def clean_rows(found: Results, scope: Scope) -> Iterator[str]:
 
 def section(bench: Bench, found: Results) -> Iterator[str]:
     """The tables of a method."""
-    name = METHOD_NAMES[bench.method]
+    name = bench.title
     if bench.scope.faults:
         yield from (f"## {name}: faulty clients", "", *broken_rows(found), "")
     yield from (f"## {name}: {ADVERSARIES} adversaries of ten", "")
@@ -272,7 +278,7 @@ def section(bench: Bench, found: Results) -> Iterator[str]:
 
 def page(found: Mapping[Bench, Results], seeds: Sequence[int]) -> str:
     """The text of docs/robustness.md."""
-    methods = " and ".join(f"{bench.rounds} rounds of {METHOD_NAMES[bench.method]}" for bench in found)
+    methods = " and ".join(f"{bench.rounds} rounds of {bench.title}" for bench in found)
     head = (
         "# Robustness, measured\n\n"
         f"Made by `python -m benchmarks.robustness`: the embedded images, ten clients, {methods}.\n"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.api.given_images import GivenImages, given_images, skips_unreadable
+from fedprompt.api.given_images import NamedImages, given_images, skips_unreadable
 from fedprompt.api.predictions import Predictions
 from fedprompt.arguments import as_path, listed, require, shown
 from fedprompt.clip.model import Clip
@@ -37,7 +37,7 @@ from fedprompt.methods.base import Method
 from fedprompt.records import adapter as adapter_files
 
 
-def _logits(given: GivenImages, method: Method, clip: Clip, space: LabelSpace) -> Tensor:
+def _logits(given: NamedImages, method: Method, clip: Clip, space: LabelSpace) -> Tensor:
     """[B, C]; UserError if no image can be read."""
     if not given.names:
         first = given.unreadable[0].reason
@@ -45,7 +45,7 @@ def _logits(given: GivenImages, method: Method, clip: Clip, space: LabelSpace) -
     return predict(method, clip, Images(given.source, tuple(range(len(given.source)))), space)
 
 
-def _warn_of(given: GivenImages) -> None:
+def _warn_of(given: NamedImages) -> None:
     if not (failed := given.unreadable):
         return
     total = len(given.names) + len(failed)

@@ -16,20 +16,20 @@ from fedprompt.data.images import ImageSource
 from fedprompt.data.in_memory import image_source
 from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import is_path_table
+from fedprompt.data.problems import find_unreadable
 from fedprompt.errors import UserError
-from fedprompt.experiments.predict import find_unreadable
 from fedprompt.file_system import is_file
 
 
 @dataclass(frozen=True)
-class GivenImages:
+class NamedImages:
     """Images with their names, and those that were left out."""
 
     source: ImageSource
     names: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
 
-    def readable(self) -> GivenImages:
+    def readable(self) -> NamedImages:
         """The images that can be read; the same if all can, or if they lie in memory."""
         if not isinstance(self.source, FileSource):
             return self
@@ -38,17 +38,17 @@ class GivenImages:
             return self
         rows = [row for row in range(len(self.source)) if row not in found]
         names = tuple(self.names[row] for row in rows)
-        return GivenImages(self.source.take(rows), names, (*self.unreadable, *found.values()))
+        return NamedImages(self.source.take(rows), names, (*self.unreadable, *found.values()))
 
 
-def given_images(images: Any, *, skips: bool) -> GivenImages:
+def given_images(images: Any, *, skips: bool) -> NamedImages:
     """The images of a sequence, of one image, or of a folder, a pattern or a table of paths."""
     if isinstance(images, str | os.PathLike):
         found = find_given([Path(os.fsdecode(images))])
         if not found.files:
             raise UserError("\n".join(one.reason for one in found.unusable))
         absolute = tuple(str(file.absolute()) for file in found.files)
-        return GivenImages(FileSource(Path(), absolute, names=found.names), found.names)
+        return NamedImages(FileSource(Path(), absolute, names=found.names), found.names)
     if isinstance(images, Image.Image) or getattr(images, "ndim", 4) != 4:
         return given_images([images], skips=skips)
     if not isinstance(images, Iterable) or isinstance(images, Mapping):
@@ -59,9 +59,9 @@ def given_images(images: Any, *, skips: bool) -> GivenImages:
     if skips and all(isinstance(one, str | os.PathLike) for one in listed_images):
         names = tuple(map(os.fsdecode, listed_images))
         absolute = tuple(str(Path(name).expanduser().absolute()) for name in names)
-        return GivenImages(FileSource(Path(), absolute, names=names), names)
+        return NamedImages(FileSource(Path(), absolute, names=names), names)
     source = image_source(listed_images)
-    return GivenImages(source, tuple(_name(image, source, row) for row, image in enumerate(listed_images)))
+    return NamedImages(source, tuple(_name(image, source, row) for row, image in enumerate(listed_images)))
 
 
 def _name(image: object, source: ImageSource, row: int) -> str:

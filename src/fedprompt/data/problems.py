@@ -13,7 +13,9 @@ import torch
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode_workers import Workers
+from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, ImageSource, OnStep
+from fedprompt.data.intake.given_images import Unreadable
 from fedprompt.data.intake.label_cells import UNKNOWN
 from fedprompt.data.near_duplicates import perceptual_hash
 from fedprompt.errors import UserError, plural, series
@@ -70,6 +72,15 @@ def scan_images(
         {row: one.size for row, one in read.items()},
         {row: one.perceptual for row, one in read.items() if one.perceptual is not None},
     )
+
+
+def find_unreadable(source: FileSource, rows: Sequence[int]) -> dict[int, Unreadable]:
+    """The images among these rows that cannot be read."""
+    reasons = scan_images(source, rows).unreadable
+    return {
+        row: Unreadable(source.describe(row), str(source.root / source.files[row]), reason)
+        for row, reason in reasons.items()
+    }
 
 
 def _scan_batches(batches: Sequence[Images], workers: int, *, perceptual: bool) -> Iterator[list[_Scanned]]:

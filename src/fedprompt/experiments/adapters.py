@@ -98,17 +98,7 @@ def restore(
     code outside fedprompt that is not trusted, if the backbone is another one, or if a tensor does not fit.
     """
     block = method_of(adapter, find_method)
-    path = backbone or adapter.card.base_model_name_or_path
-    if clip is None and not path:
-        raise UserError(
-            f"The adapter {adapter.folder} was trained with a backbone that lay in no folder; give it with "
-            f"{option('backbone', 'clip')}."
-        )
-    if clip is None:
-        if path != DEMO:
-            fix = f"give the folder of a copy with {option('backbone', 'clip=load_clip(folder)')}"
-            require_available(path, fix=fix)
-        clip = load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB, precision=usable_precision(adapter)[0]))
+    clip = clip or _open_backbone(adapter, backbone or adapter.card.base_model_name_or_path)
     check_backbone(adapter, clip.fingerprint)
     if not is_outside(adapter.card.method):  # code of others may not support this, and is trusted
         check_tensors(adapter, _without_memory(block, clip, adapter))
@@ -116,6 +106,18 @@ def restore(
     shared, personal = initial_state(method)
     method.load_state_dict({**load_tensors(adapter, shared, fingerprint=clip.fingerprint), **personal})
     return method, clip
+
+
+def _open_backbone(adapter: Adapter, path: str) -> Clip:
+    """The backbone at a path, in the precision of the adapter's run; UserError if it is not there."""
+    if not path:
+        raise UserError(
+            f"The adapter {adapter.folder} was trained with a backbone that lay in no folder; give it with "
+            f"{option('backbone', 'clip')}."
+        )
+    if path != DEMO:
+        require_available(path, fix=f"give the folder of a copy with {option('backbone', 'clip=load_clip(folder)')}")
+    return load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB, precision=usable_precision(adapter)[0]))
 
 
 def usable_precision(adapter: Adapter) -> tuple[Precision, str]:

@@ -197,9 +197,7 @@ def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySp
         trial=trial.name,
         round=record.number,
         clients=record.clients,
-        loss=fmean(known)
-        if (known := [update.loss for update in record.updates if not math.isnan(update.loss)])
-        else None,
+        loss=fmean(known) if known else None,
         losses=losses if notes.losses is None else notes.losses,
         bytes_up=sizes if notes.bytes_up is None else notes.bytes_up,
         bytes_down=sum(tensor.nbytes for tensor in record.shared.values()),

@@ -20,7 +20,7 @@ from fedprompt.data.images import Images, OnStep
 from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.problems import scan_images
+from fedprompt.data.problems import find_unreadable
 from fedprompt.errors import UserError
 from fedprompt.experiments.adapters import candidates, gives_others, restore
 from fedprompt.experiments.class_descriptions import candidate_warnings, check_distinct_texts
@@ -228,12 +228,3 @@ def _without_unreadable(
         return Batch(rows, logits(rows))  # which fails for another reason, and says so
     kept = [row for row in rows if row not in unreadable]
     return Batch(kept, logits(kept) if kept else torch.empty(0, classes), tuple(unreadable.values()))
-
-
-def find_unreadable(source: FileSource, rows: Sequence[int]) -> dict[int, Unreadable]:
-    """The images among these rows that cannot be read."""
-    reasons = scan_images(source, rows).unreadable
-    return {
-        row: Unreadable(source.describe(row), str(source.root / source.files[row]), reason)
-        for row, reason in reasons.items()
-    }

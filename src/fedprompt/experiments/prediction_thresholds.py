@@ -63,8 +63,7 @@ def choose_thresholds(
 
 def _fitted_among(adapter: Adapter) -> LabelSpace:
     """The classes among which the thresholds of an adapter were fitted: all, or those that clients trained on."""
-    count = adapter.card.fitted_classes or len(adapter.space)
-    return adapter.space.take(range(min(count, len(adapter.space))))
+    return adapter.space.take(range(len(adapter.space))[: adapter.card.fitted_classes])
 
 
 def _unfitted(space: LabelSpace, why: str) -> tuple[Tensor, str]:
